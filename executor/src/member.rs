@@ -1,0 +1,544 @@
+//! One consumer of a service: from records to jobs, from finished jobs to records, and the commits in between.
+//!
+//! Purpose: read `prediction.requests.<service>` as a member of the service's group, hand requests to the pool that
+//! serves, write each result or rejection, and commit what is finished.
+//!
+//! Invariants:
+//! - An offset is committed only when every record before it in its partition has its delivery report.
+//! - A revoked partition's waiting requests are given back (uncommitted, so that the next owner reads them); running
+//!   ones are finished, written and committed before the acknowledgement.
+//! - At most `max_in_flight` requests are accepted and not finished. At the bound the member stops reading, the source's
+//!   buffer fills and the source pauses the partitions; the same while it drains.
+//! - While no pool serves, a record that was read is held and nothing after it is read.
+//! - A write that fails for now is repeated with backoff until it succeeds or the member is told to leave; a result
+//!   that the broker refuses for good becomes a rejection.
+
+use crate::error::Error;
+use crate::metrics::{AnswerLabel, Metrics, ReasonLabel, ServiceLabel};
+use crate::pool::{Accepted, Finished, Job, NotTaken, Pool};
+use crate::request::{Fault, deadline_ms, prepare, version};
+use crate::stats::Stats;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use runtime::backoff::Backoff;
+use runtime::dead_letter::dead_letter;
+use runtime::ports::Kind;
+use runtime::{
+    OffsetTracker, OutRecord, PortError, Record, RevokeAck, SharedClock, Sink, Source, SourceEvent, TopicPartition,
+};
+use schemas::EpochMs;
+use schemas::headers::Reason;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+
+/// What a member is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Read and serve.
+    Run,
+    /// Read no more, finish what was accepted, then leave the group.
+    Drain,
+    /// Give back what has not begun, finish what runs, then leave the group.
+    Leave,
+}
+
+/// Which pools serve a service; the last one takes what asks for no version.
+#[derive(Debug, Default)]
+pub(crate) struct Routing {
+    pools: Vec<Route>,
+    /// Pools that drain: they get nothing new, but their jobs may have to be given back.
+    draining: Vec<Pool>,
+}
+
+/// A pool that serves.
+#[derive(Debug, Clone)]
+pub(crate) struct Route {
+    /// The pool.
+    pub(crate) pool: Pool,
+    /// Latency objective, the default deadline.
+    pub(crate) slo_ms: f64,
+}
+
+impl Routing {
+    /// This pool serves from now on, and takes what asks for no version.
+    pub(crate) fn serve(&mut self, route: Route) {
+        self.forget(&route.pool);
+        self.pools.push(route);
+    }
+
+    /// This pool finishes what it has.
+    pub(crate) fn drain(&mut self, pool: &Pool) {
+        self.forget(pool);
+        self.draining.push(pool.clone());
+    }
+
+    /// This pool is gone.
+    pub(crate) fn forget(&mut self, pool: &Pool) {
+        self.pools.retain(|route| !route.pool.is(pool));
+        self.draining.retain(|other| !other.is(pool));
+    }
+
+    /// Changes the objective of a pool that serves.
+    pub(crate) fn set_slo(&mut self, pool: &Pool, slo_ms: f64) {
+        for route in self.pools.iter_mut().filter(|route| route.pool.is(pool)) {
+            route.slo_ms = slo_ms;
+        }
+    }
+
+    /// True when some pool serves.
+    pub(crate) fn serves(&self) -> bool {
+        !self.pools.is_empty()
+    }
+
+    fn find(&self, version: Option<&str>) -> Option<Route> {
+        let wanted = |route: &&Route| version.is_none_or(|v| route.pool.version() == v);
+        self.pools.iter().rev().find(wanted).cloned()
+    }
+
+    fn versions(&self) -> String {
+        self.pools.iter().map(|route| format!("`{}`", route.pool.version())).collect::<Vec<_>>().join(", ")
+    }
+
+    fn all(&self) -> Vec<Pool> {
+        self.pools.iter().map(|route| route.pool.clone()).chain(self.draining.iter().cloned()).collect()
+    }
+}
+
+/// What the members and pools of a service share.
+#[derive(Clone)]
+pub(crate) struct Service {
+    /// Prediction service.
+    pub(crate) name: String,
+    /// Who serves.
+    pub(crate) routing: Arc<RwLock<Routing>>,
+    /// Counters.
+    pub(crate) stats: Arc<Mutex<Stats>>,
+    /// Metrics.
+    pub(crate) metrics: Metrics,
+    /// The clock.
+    pub(crate) clock: SharedClock,
+}
+
+impl Service {
+    /// Runs `with` on the counters.
+    pub(crate) fn stats<T>(&self, with: impl FnOnce(&mut Stats) -> T) -> T {
+        with(&mut self.stats.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Runs `with` on the routing.
+    pub(crate) fn routing<T>(&self, with: impl FnOnce(&mut Routing) -> T) -> T {
+        with(&mut self.routing.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn route(&self, version: Option<&str>) -> Result<Option<Route>, Fault> {
+        let routing = self.routing.read().unwrap_or_else(PoisonError::into_inner);
+        match routing.find(version) {
+            Some(route) => Ok(Some(route)),
+            None if !routing.serves() => Ok(None),
+            None => {
+                let wanted = version.unwrap_or_default();
+                let detail =
+                    format!("header model-version: `{wanted}` is not served, this node has {}", routing.versions());
+                Err(Fault::new(Reason::UnknownModelVersion, detail))
+            }
+        }
+    }
+
+    fn label(&self) -> ServiceLabel {
+        ServiceLabel { service: self.name.clone() }
+    }
+}
+
+/// Bounds and places of a member.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    /// Number of the member, unique in the node.
+    pub(crate) member: u64,
+    /// Full name of the rejected topic.
+    pub(crate) rejected_topic: String,
+    /// Requests accepted and not finished.
+    pub(crate) max_in_flight: usize,
+    /// Rows of a request.
+    pub(crate) max_rows: u32,
+    /// Time between commits.
+    pub(crate) commit_interval: Duration,
+}
+
+/// A written record.
+struct Written {
+    partition: TopicPartition,
+    offset: i64,
+    timestamp_ms: EpochMs,
+    deadline_ms: EpochMs,
+    /// `None`: a result.
+    rejected: Option<Reason>,
+    outcome: Result<(), PortError>,
+}
+
+/// A job and the pool it is for.
+type Offer = (Pool, Accepted);
+
+struct Member {
+    service: Service,
+    options: Options,
+    source: Box<dyn Source>,
+    sink: Arc<dyn Sink>,
+    mode: watch::Receiver<Mode>,
+    tracker: OffsetTracker,
+    finished: mpsc::UnboundedSender<Finished>,
+    /// Bounded by `max_in_flight`, as every entry belongs to a request in flight.
+    writes: FuturesUnordered<BoxFuture<'static, Written>>,
+    held: Option<Record>,
+    /// Requests in the tracker that were given back: open for the commit, and nobody works on them.
+    given_back: BTreeMap<TopicPartition, usize>,
+    /// Partitions whose running requests are being finished for their next owner.
+    revoking: Vec<(Vec<TopicPartition>, RevokeAck)>,
+    backoff: Backoff,
+}
+
+/// Runs a member until its mode tells it to go. An error is one that a restart or an operator must fix.
+pub(crate) async fn run(
+    service: Service,
+    options: Options,
+    source: Box<dyn Source>,
+    sink: Arc<dyn Sink>,
+    mode: watch::Receiver<Mode>,
+) -> Result<(), Error> {
+    let (finished, results) = mpsc::unbounded_channel();
+    let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), options.member);
+    let member = Member {
+        service,
+        options,
+        source,
+        sink,
+        mode,
+        tracker: OffsetTracker::new(),
+        finished,
+        writes: FuturesUnordered::new(),
+        held: None,
+        given_back: BTreeMap::new(),
+        revoking: Vec::new(),
+        backoff,
+    };
+    member.run(results).await
+}
+
+impl Member {
+    async fn run(mut self, mut results: mpsc::UnboundedReceiver<Finished>) -> Result<(), Error> {
+        let mut commits = tokio::time::interval(self.options.commit_interval);
+        commits.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut retry_at: Option<tokio::time::Instant> = None;
+        loop {
+            let mode = *self.mode.borrow_and_update();
+            match mode {
+                Mode::Run => self.serve_held(),
+                Mode::Leave => self.give_back(|_| true),
+                Mode::Drain => {}
+            }
+            if mode != Mode::Run && self.in_flight() == 0 {
+                self.commit().await;
+                self.revoking.clear();
+                return Ok(());
+            }
+            let reads = mode == Mode::Run
+                && self.held.is_none()
+                && retry_at.is_none()
+                && self.in_flight() < self.options.max_in_flight;
+            tokio::select! {
+                biased;
+                changed = self.mode.changed() => {
+                    if changed.is_err() {
+                        return Err(Error::Bug(format!("service {}: the node left its member behind", self.service.name)));
+                    }
+                }
+                Some(written) = self.writes.next(), if !self.writes.is_empty() => {
+                    self.settle(written)?;
+                    self.finish_revocations().await;
+                }
+                Some(job) = results.recv() => self.write(job),
+                _ = commits.tick() => self.commit().await,
+                () = sleep_until(retry_at), if retry_at.is_some() => retry_at = None,
+                event = self.source.next(), if reads => match event {
+                    Ok(event) => {
+                        self.backoff.reset();
+                        self.on_event(event).await;
+                    }
+                    Err(error) => retry_at = Some(self.on_source_error(error)?),
+                },
+            }
+        }
+    }
+
+    fn on_source_error(&mut self, error: PortError) -> Result<tokio::time::Instant, Error> {
+        let what = || format!("reading requests of service {}", self.service.name);
+        if matches!(error, PortError::Closed) || error.kind() != Kind::Transient {
+            return Err(Error::port(what(), error));
+        }
+        let delay = self.backoff.next_delay();
+        tracing::warn!(%error, service = self.service.name, ?delay, "requests cannot be read for now");
+        Ok(tokio::time::Instant::now() + delay)
+    }
+
+    async fn on_event(&mut self, event: SourceEvent) {
+        match event {
+            SourceEvent::Record(record) => self.accept(record),
+            SourceEvent::Assigned(partitions) => {
+                tracing::debug!(service = self.service.name, ?partitions, "assigned");
+            }
+            SourceEvent::Revoked(partitions, ack) => {
+                tracing::debug!(service = self.service.name, ?partitions, "revoked");
+                self.give_back(|job| partitions.contains(&job.record.topic_partition()));
+                self.revoking.push((partitions, ack));
+                self.finish_revocations().await;
+            }
+            SourceEvent::CaughtUp => {}
+        }
+    }
+
+    /// Takes a record in: to a pool, to the rejected topic, or held until a pool serves.
+    fn accept(&mut self, record: Record) {
+        let received = Instant::now();
+        match self.prepare(&record, received) {
+            Ok(None) => self.held = Some(record),
+            Ok(Some((pool, job))) => {
+                self.track(&record);
+                self.offer(pool, job);
+            }
+            Err((deadline_ms, fault)) => {
+                self.track(&record);
+                self.write(Finished { record, deadline_ms, outcome: Err(fault) });
+            }
+        }
+    }
+
+    fn track(&mut self, record: &Record) {
+        self.tracker.track(&record.topic_partition(), record.offset);
+        self.service.stats(Stats::arrived);
+        self.service.metrics.requests.get_or_create(&self.service.label()).inc();
+    }
+
+    /// The pool and the job for a record; `None` while no pool serves. Faults come with the deadline as far as known.
+    fn prepare(&self, record: &Record, received: Instant) -> Result<Option<Offer>, (EpochMs, Fault)> {
+        let unknown = |fault| (record.timestamp_ms, fault);
+        let asked = version(record).map_err(unknown)?;
+        let Some(route) = self.service.route(asked).map_err(unknown)? else { return Ok(None) };
+        let deadline_ms = deadline_ms(record, route.slo_ms).map_err(unknown)?;
+        let known = |fault| (deadline_ms, fault);
+        let now_ms = self.service.clock.now_ms();
+        if deadline_ms < now_ms {
+            let detail = format!("deadline-ms: passed {} ms ago", now_ms - deadline_ms);
+            return Err(known(Fault::new(Reason::DeadlinePast, detail)));
+        }
+        let request = prepare(record, route.pool.signature(), self.options.max_rows).map_err(known)?;
+        let rows = u32::try_from(request.rows.len()).unwrap_or(u32::MAX);
+        self.service.stats(|stats| stats.offered(now_ms, rows));
+        let job = Box::new(Job {
+            record: record.clone(),
+            request,
+            deadline_ms,
+            received,
+            member: self.options.member,
+            finished: self.finished.clone(),
+        });
+        Ok(Some((route.pool, job)))
+    }
+
+    fn offer(&mut self, pool: Pool, job: Accepted) {
+        let refused = match pool.push(job) {
+            Ok(()) => return,
+            Err(NotTaken::Refused(refusal)) => refusal,
+            // Another version took over between routing and pushing: the record goes through it all again. Its offset
+            // is tracked already, and tracking it twice changes nothing.
+            Err(NotTaken::Retired(job)) => return self.again(job.record),
+        };
+        let Job { record, deadline_ms, .. } = *refused.item;
+        let fault = Fault { reason: refused.reason, detail: refused.detail };
+        self.write(Finished { record, deadline_ms, outcome: Err(fault) });
+    }
+
+    fn again(&mut self, record: Record) {
+        match self.prepare(&record, Instant::now()) {
+            Ok(Some((pool, job))) => match pool.push(job) {
+                Ok(()) => {}
+                Err(NotTaken::Refused(refused)) => {
+                    let fault = Fault { reason: refused.reason, detail: refused.detail };
+                    self.write(Finished { record, deadline_ms: refused.item.deadline_ms, outcome: Err(fault) });
+                }
+                Err(NotTaken::Retired(job)) => self.unserved(job.record),
+            },
+            Ok(None) => self.unserved(record),
+            Err((deadline_ms, fault)) => self.write(Finished { record, deadline_ms, outcome: Err(fault) }),
+        }
+    }
+
+    /// A tracked record that no pool takes any more.
+    fn unserved(&mut self, record: Record) {
+        let detail = format!("no instance of service {} serves on this node any more", self.service.name);
+        let deadline_ms = record.timestamp_ms;
+        self.write(Finished { record, deadline_ms, outcome: Err(Fault::new(Reason::ShuttingDown, detail)) });
+    }
+
+    /// Tries the record again that came when no pool served.
+    fn serve_held(&mut self) {
+        if let Some(record) = self.held.take() {
+            self.accept(record);
+        }
+    }
+
+    /// Takes waiting jobs of this member out of the pools; their offsets stay uncommitted.
+    fn give_back(&mut self, which: impl Fn(&Job) -> bool) {
+        let pools = self.service.routing.read().unwrap_or_else(PoisonError::into_inner).all();
+        let own = |job: &Job| job.member == self.options.member && which(job);
+        let given: Vec<Accepted> = pools.iter().flat_map(|pool| pool.give_back(own)).collect();
+        if given.is_empty() {
+            return;
+        }
+        let label = self.service.label();
+        self.service.metrics.given_back.get_or_create(&label).inc_by(given.len() as u64);
+        for job in given {
+            *self.given_back.entry(job.record.topic_partition()).or_default() += 1;
+        }
+    }
+
+    /// Accepted, not finished, not given back.
+    fn in_flight(&self) -> usize {
+        self.tracker.in_flight() - self.given_back.values().sum::<usize>()
+    }
+
+    fn in_flight_of(&self, partition: &TopicPartition) -> usize {
+        self.tracker.in_flight_of(partition) - self.given_back.get(partition).copied().unwrap_or(0)
+    }
+
+    /// Starts writing the record of a finished job.
+    fn write(&mut self, done: Finished) {
+        let Finished { record, deadline_ms, outcome } = done;
+        let writer = Writer {
+            sink: self.sink.clone(),
+            rejected_topic: self.options.rejected_topic.clone(),
+            retries: self.service.metrics.retries.clone(),
+        };
+        self.writes.push(Box::pin(writer.write(record, deadline_ms, outcome)));
+    }
+
+    /// A record has its delivery report, or never will.
+    fn settle(&mut self, written: Written) -> Result<(), Error> {
+        if let Err(error) = written.outcome {
+            return Err(Error::port(format!("writing an answer of service {}", self.service.name), error));
+        }
+        self.tracker.complete(&written.partition, written.offset);
+        let now_ms = self.service.clock.now_ms();
+        let service = self.service.name.clone();
+        match written.rejected {
+            Some(reason) => {
+                self.service.stats(Stats::rejected);
+                let label = ReasonLabel { service, reason: reason.as_str() };
+                self.service.metrics.rejected.get_or_create(&label).inc();
+            }
+            None => {
+                let latency_ms = (now_ms - written.timestamp_ms).max(0) as f64;
+                let in_slo = now_ms <= written.deadline_ms;
+                self.service.stats(|stats| stats.answered(now_ms, latency_ms, in_slo));
+                let label = AnswerLabel { service, in_time: if in_slo { "true" } else { "false" } };
+                self.service.metrics.answered.get_or_create(&label).inc();
+                self.service.metrics.latency_seconds.get_or_create(&self.service.label()).observe(latency_ms / 1e3);
+            }
+        }
+        Ok(())
+    }
+
+    /// Acknowledges revocations whose running requests are finished.
+    async fn finish_revocations(&mut self) {
+        let (wait, done): (Vec<_>, Vec<_>) = std::mem::take(&mut self.revoking)
+            .into_iter()
+            .partition(|(partitions, _)| partitions.iter().any(|tp| self.in_flight_of(tp) > 0));
+        self.revoking = wait;
+        if done.is_empty() {
+            return;
+        }
+        self.commit().await;
+        for (partitions, ack) in done {
+            for tp in &partitions {
+                self.tracker.forget(tp);
+                self.given_back.remove(tp);
+            }
+            ack.done();
+        }
+    }
+
+    /// Commits what moved. A failure is logged and made up for by the next commit, at the latest by reading again.
+    async fn commit(&mut self) {
+        let offsets = self.tracker.take_committable();
+        if offsets.is_empty() {
+            return;
+        }
+        if let Err(error) = self.source.commit(&offsets).await {
+            tracing::warn!(%error, service = self.service.name, "offsets cannot be committed for now");
+        }
+    }
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Writes one answer and keeps at it.
+struct Writer {
+    sink: Arc<dyn Sink>,
+    rejected_topic: String,
+    retries: prometheus_client::metrics::counter::Counter,
+}
+
+impl Writer {
+    async fn write(self, record: Record, deadline_ms: EpochMs, outcome: Result<OutRecord, Fault>) -> Written {
+        let mut written = Written {
+            partition: record.topic_partition(),
+            offset: record.offset,
+            timestamp_ms: record.timestamp_ms,
+            deadline_ms,
+            rejected: None,
+            outcome: Ok(()),
+        };
+        let fault = match outcome {
+            Err(fault) => fault,
+            Ok(out) => match self.deliver(&out, record.offset).await {
+                Err(PortError::Refused(why)) => {
+                    Fault::new(Reason::InferenceFailed, format!("the result was refused by the broker: {why}"))
+                }
+                outcome => {
+                    written.outcome = outcome;
+                    return written;
+                }
+            },
+        };
+        written.rejected = Some(fault.reason);
+        let letter = dead_letter(&self.rejected_topic, &record, fault.reason, &fault.detail);
+        written.outcome = self.deliver(&letter, record.offset).await;
+        if matches!(written.outcome, Err(PortError::Refused(_))) {
+            // Too large with the headers on top: then the headers alone, which name the original.
+            written.outcome = self.deliver(&OutRecord { value: None, ..letter }, record.offset).await;
+        }
+        written
+    }
+
+    /// Sends until the delivery report comes; returns only errors that trying again cannot mend.
+    async fn deliver(&self, out: &OutRecord, seed: i64) -> Result<(), PortError> {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5), seed.unsigned_abs());
+        loop {
+            match self.sink.send(out.clone()).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == Kind::Transient && !matches!(error, PortError::Closed) => {
+                    self.retries.inc();
+                    let delay = backoff.next_delay();
+                    tracing::warn!(%error, topic = out.topic, ?delay, "an answer cannot be written for now");
+                    tokio::time::sleep(delay).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}

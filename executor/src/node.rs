@@ -1,0 +1,682 @@
+//! The node's books: what it holds, who serves, and how orders are carried out.
+//!
+//! Purpose: the single owner of instances, pools and members. It is told [`NodeEvent`]s one at a time and never waits
+//! for anything but the end of aborted tasks, so no order can stall behind a slow model or broker.
+//!
+//! Invariants:
+//! - An instance changes its state only through [`crate::instance`]; an illegal change is a bug and is logged as one.
+//! - A service is read only while one of its instances is ready; the last one to go is retired after its members have
+//!   left the group.
+//! - Events of a load or a pool that was given up meanwhile carry an old generation and are ignored.
+//!
+//! Left out: heartbeats (`heartbeat`) and the number of workers (`scaling`).
+
+mod heartbeat;
+mod scaling;
+
+use crate::backend::slowed::Slowed;
+use crate::backend::{Backends, LoadError, LoadOptions, Model, panic_message};
+use crate::config::Config;
+use crate::control::Order;
+use crate::error::Error;
+use crate::instance::{Event, Instance, InstanceKey};
+use crate::member::{self, Mode, Route, Routing, Service};
+use crate::metrics::{Metrics, ServiceLabel};
+use crate::pool::{Cores, Parts, Pool, PoolEvent};
+use crate::queue::{Limits, ServiceTime};
+use crate::reconcile::{Action, reconcile, supersedes};
+use crate::request::{Answerer, Fault};
+use crate::stats::Stats;
+use crate::vertical::Vertical;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use runtime::backoff::Backoff;
+use runtime::ports::Kind;
+use runtime::{Bus, Context, PortError, Sink, Source, SourceSpec};
+use schemas::EpochMs;
+use schemas::allocation::{InstanceAllocation, NodeAllocation};
+use schemas::headers::Reason;
+use schemas::status::{InstanceState, NodeState, ScalingEvent};
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// What the node is told.
+pub(crate) enum NodeEvent {
+    /// The plan speaks.
+    Order(Order),
+    /// The plan cannot be read any more.
+    ControlFailed(PortError),
+    /// A model was loaded, in milliseconds, or not.
+    Loaded { key: InstanceKey, generation: u64, outcome: Result<(Arc<dyn Model>, f64), LoadError> },
+    /// A pool has something to say.
+    Pool { key: InstanceKey, generation: u64, event: PoolEvent },
+    /// A group member has left.
+    MemberEnded { service: String, member: u64, outcome: Result<(), Error> },
+}
+
+/// What belongs to an instance besides its books.
+struct Extra {
+    generation: u64,
+    pool: Option<Pool>,
+    vertical: Vertical,
+}
+
+/// A consumer of a service.
+struct MemberHandle {
+    mode: watch::Sender<Mode>,
+    task: JoinHandle<()>,
+}
+
+/// A service that the node serves, or served since the last heartbeat.
+struct Host {
+    service: Service,
+    members: BTreeMap<u64, MemberHandle>,
+    /// The members give back what they have: the instance broke, or a drain ran out of time.
+    leaving: bool,
+    slo_ms: f64,
+}
+
+pub(crate) struct Node {
+    id: String,
+    config: Config,
+    context: Context,
+    backends: Backends,
+    metrics: Metrics,
+    cores: Arc<Cores>,
+    permits: u32,
+    state: NodeState,
+    started_at_ms: EpochMs,
+    allocation: Option<NodeAllocation>,
+    retired: bool,
+    stopping: bool,
+    failure: Option<Error>,
+    instances: BTreeMap<InstanceKey, Instance>,
+    extras: BTreeMap<InstanceKey, Extra>,
+    hosts: BTreeMap<String, Host>,
+    events: mpsc::UnboundedSender<NodeEvent>,
+    /// Heartbeats on their way; bounded, see `heartbeat`.
+    publishing: FuturesUnordered<BoxFuture<'static, ()>>,
+    scaling: Vec<ScalingEvent>,
+    changed: bool,
+    next_member: u64,
+    next_generation: u64,
+}
+
+impl Node {
+    pub(crate) fn new(
+        id: String,
+        config: Config,
+        context: Context,
+        backends: Backends,
+        events: mpsc::UnboundedSender<NodeEvent>,
+    ) -> Self {
+        context.readiness.set("executor", false, format!("node {id} boots"));
+        Node {
+            metrics: Metrics::register(&context.registry),
+            cores: Cores::new(config.pin),
+            permits: config.permits(),
+            state: NodeState::Booting,
+            started_at_ms: context.clock.now_ms(),
+            allocation: None,
+            retired: false,
+            stopping: false,
+            failure: None,
+            instances: BTreeMap::new(),
+            extras: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            publishing: FuturesUnordered::new(),
+            scaling: Vec::new(),
+            changed: true,
+            next_member: 0,
+            next_generation: 0,
+            id,
+            config,
+            context,
+            backends,
+            events,
+        }
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(crate) fn permits(&self) -> u32 {
+        self.permits
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn bus(&self) -> Arc<dyn Bus> {
+        self.context.bus.clone()
+    }
+
+    pub(crate) fn events(&self) -> mpsc::UnboundedSender<NodeEvent> {
+        self.events.clone()
+    }
+
+    /// Why the node ends: `Ok` when it was told to.
+    pub(crate) fn outcome(&mut self) -> Result<(), Error> {
+        self.failure.take().map_or(Ok(()), Err)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// True while everything is being drained, whoever asked for it.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.stopping || self.retired || self.allocation.as_ref().is_some_and(|a| a.drain)
+    }
+
+    /// True when no instance and no member is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.instances.values().all(|i| i.state() == InstanceState::Stopped)
+            && self.hosts.values().all(|host| host.members.is_empty())
+    }
+
+    pub(crate) fn set_state(&mut self, state: NodeState) {
+        if self.state != state {
+            self.state = state;
+            self.changed = true;
+        }
+        let ready = state == NodeState::Ready;
+        self.context.readiness.set("executor", ready, format!("node {} is {state:?}", self.id));
+    }
+
+    /// Drains everything, because the process is to end.
+    pub(crate) fn stop(&mut self) {
+        self.stopping = true;
+        self.follow_plan();
+    }
+
+    /// A part cannot go on: drains everything and ends with this error.
+    fn fail(&mut self, error: Error) {
+        tracing::error!(%error, node = self.id, "the node cannot go on");
+        self.failure.get_or_insert(error);
+        self.stop();
+    }
+
+    /// The drain ran out of time: members give back what has not begun.
+    pub(crate) fn leave(&mut self) {
+        for host in self.hosts.values_mut() {
+            host.leaving = true;
+        }
+        self.settle();
+    }
+
+    /// Ends what is still there, whatever it does. Its requests stay uncommitted.
+    pub(crate) async fn abort(&mut self) {
+        for host in self.hosts.values_mut() {
+            for (_, member) in std::mem::take(&mut host.members) {
+                member.task.abort();
+                // An aborted task has nothing to say.
+                let _ = member.task.await;
+            }
+        }
+        let fault = Fault::new(Reason::ShuttingDown, format!("node {} stopped", self.id));
+        for extra in self.extras.values() {
+            if let Some(pool) = &extra.pool {
+                pool.abandon(&fault);
+            }
+        }
+    }
+
+    pub(crate) async fn on_event(&mut self, event: NodeEvent) {
+        match event {
+            NodeEvent::Order(order) => self.on_order(order),
+            NodeEvent::ControlFailed(error) => self.fail(Error::port("reading the plan", error)),
+            NodeEvent::Loaded { key, generation, outcome } => self.on_loaded(&key, generation, outcome),
+            NodeEvent::Pool { key, generation, event } => self.on_pool(&key, generation, event),
+            NodeEvent::MemberEnded { service, member, outcome } => {
+                self.on_member_ended(&service, member, outcome).await
+            }
+        }
+    }
+
+    fn on_order(&mut self, order: Order) {
+        match order {
+            Order::Follow(new) if supersedes(&new, self.allocation.as_ref()) => {
+                tracing::info!(plan_id = new.plan_id, drain = new.drain, reason = new.reason, "plan");
+                self.allocation = Some(*new);
+                self.retired = false;
+                self.changed = true;
+            }
+            Order::Follow(old) => {
+                tracing::debug!(plan_id = old.plan_id, "an older plan is ignored");
+                self.metrics.stale_plans.inc();
+            }
+            Order::Retired if self.allocation.is_none() => {
+                tracing::debug!("a tombstone from before this node's first plan is ignored");
+            }
+            Order::Retired => {
+                tracing::info!("the plan retires this node");
+                self.retired = true;
+            }
+        }
+        self.follow_plan();
+    }
+
+    /// Brings what there is towards what the plan wants.
+    pub(crate) fn follow_plan(&mut self) {
+        let now_ms = self.context.clock.now_ms();
+        let allocation = self.allocation.as_ref().filter(|_| !self.stopping && !self.retired);
+        let retry_ms = self.config.retry_load.as_ms();
+        for action in reconcile(&self.instances, allocation, now_ms, retry_ms) {
+            match action {
+                Action::CancelDrain(key) => self.cancel_drain(&key),
+                Action::Load(plan) => self.load(plan),
+                Action::SetPlan(plan) => self.set_plan(plan),
+                Action::Drain(key) => self.drain(&key),
+            }
+        }
+        if self.state != NodeState::Booting {
+            self.set_state(if self.is_ending() { NodeState::Draining } else { NodeState::Ready });
+        }
+        self.fit_workers();
+        self.settle();
+    }
+
+    /// Applies an event to an instance; false, and a log line, when the books do not allow it.
+    fn apply(&mut self, key: &InstanceKey, event: Event) -> bool {
+        let now_ms = self.context.clock.now_ms();
+        let Some(instance) = self.instances.get_mut(key) else { return false };
+        match instance.apply(event, now_ms) {
+            Ok(()) => {
+                tracing::info!(instance = %key, state = ?instance.state(), "instance");
+                self.changed = true;
+                true
+            }
+            Err(error) => {
+                tracing::error!(instance = %key, %error, "a bug in the node's books");
+                false
+            }
+        }
+    }
+
+    fn load(&mut self, plan: InstanceAllocation) {
+        let key = InstanceKey::of(&plan);
+        let now_ms = self.context.clock.now_ms();
+        if self.instances.get(&key).is_none_or(|i| i.state() == InstanceState::Stopped) {
+            self.instances.insert(key.clone(), Instance::new(plan.clone(), now_ms));
+        }
+        if !self.apply(&key, Event::Load) {
+            return;
+        }
+        if let Some(pool) = self.pool(&key) {
+            // Of its life before it broke.
+            pool.abandon(&Fault::new(Reason::InferenceFailed, "the instance broke"));
+            self.release(&key, &pool);
+        }
+        self.next_generation += 1;
+        let generation = self.next_generation;
+        self.extras.insert(key.clone(), Extra { generation, pool: None, vertical: Vertical::default() });
+        self.spawn_load(key, generation, &plan);
+    }
+
+    /// Loads on a thread of its own, so that neither the node nor the end of the process waits for it.
+    fn spawn_load(&self, key: InstanceKey, generation: u64, plan: &InstanceAllocation) {
+        let path = self.config.model_dir.join(&plan.model);
+        let options = LoadOptions { max_batch: plan.max_batch.max(1) as usize };
+        let (events, backends, ordered) = (self.events.clone(), self.backends.clone(), Instant::now());
+        let tell = move |key: InstanceKey, outcome| {
+            // The node may be gone: then so is the model.
+            let _ = events.send(NodeEvent::Loaded { key, generation, outcome });
+        };
+        let Some(backend) = backends.get(&key.backend) else {
+            let detail =
+                format!("backend `{}` is not there, this node has {}", key.backend, backends.names().join(", "));
+            tell(key, Err(LoadError::NoBackend(detail)));
+            return;
+        };
+        let floor = self.config.emulated_floor(&key.service);
+        let (name, failed_key, failed_tell) = (format!("load-{}", key.service), key.clone(), tell.clone());
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            let outcome = catch_unwind(AssertUnwindSafe(|| backend.load(&path, &options)))
+                .unwrap_or_else(|panic| Err(LoadError::Invalid { path, detail: panic_message(panic.as_ref()) }));
+            let outcome = outcome.map(|model| match floor {
+                Some(floor) => Arc::new(Slowed::new(model, floor)) as Arc<dyn Model>,
+                None => model,
+            });
+            tell(key, outcome.map(|model| (model, ordered.elapsed().as_secs_f64() * 1e3)));
+        });
+        if let Err(error) = thread {
+            failed_tell(failed_key, Err(LoadError::NoBackend(format!("cannot start a thread to load it: {error}"))));
+        }
+    }
+
+    fn on_loaded(&mut self, key: &InstanceKey, generation: u64, outcome: Result<(Arc<dyn Model>, f64), LoadError>) {
+        let current = self.extras.get(key).is_some_and(|e| e.generation == generation);
+        let loading = self.instances.get(key).is_some_and(|i| i.state() == InstanceState::Loading);
+        if !current || !loading {
+            tracing::debug!(instance = %key, "a load that was given up has ended");
+            return;
+        }
+        match outcome {
+            Ok((model, load_ms)) => {
+                if self.apply(key, Event::Loaded(load_ms)) {
+                    let label = ServiceLabel { service: key.service.clone() };
+                    self.metrics.load_seconds.get_or_create(&label).observe(load_ms / 1e3);
+                    self.serve(key, generation, model);
+                }
+            }
+            Err(error) => {
+                tracing::error!(instance = %key, %error, "a model cannot be loaded");
+                self.metrics.failures.get_or_create(&ServiceLabel { service: key.service.clone() }).inc();
+                self.apply(key, Event::LoadFailed(error.to_string()));
+            }
+        }
+        self.follow_plan();
+    }
+
+    /// Starts the workers of a loaded instance and lets its service know.
+    fn serve(&mut self, key: &InstanceKey, generation: u64, model: Arc<dyn Model>) {
+        let Some(plan) = self.instances.get(key).map(|i| i.plan.clone()) else { return };
+        let service = self.host(&plan).service.clone();
+        let events = self.events.clone();
+        let told = key.clone();
+        let parts = Parts {
+            model,
+            answerer: Answerer {
+                topic: self.context.bus.topics().results(&plan.service),
+                service: plan.service.clone(),
+                version: plan.version.clone(),
+            },
+            node: self.id.clone(),
+            backend: plan.backend.clone(),
+            clock: self.context.clock.clone(),
+            stats: service.stats.clone(),
+            metrics: self.metrics.clone(),
+            cores: self.cores.clone(),
+            events: Box::new(move |event| {
+                // The node is gone: nobody needs to know.
+                let _ = events.send(NodeEvent::Pool { key: told.clone(), generation, event });
+            }),
+        };
+        let pool = Pool::new(parts, self.limits(&plan), planned_time(&plan));
+        pool.set_workers(plan.workers.max(1));
+        service.routing(|routing| routing.serve(Route { pool: pool.clone(), slo_ms: plan.slo_ms }));
+        if let Some(extra) = self.extras.get_mut(key) {
+            extra.pool = Some(pool);
+        }
+        self.note_instances(&plan.service, 1);
+    }
+
+    fn limits(&self, plan: &InstanceAllocation) -> Limits {
+        Limits {
+            capacity: self.config.queue_capacity,
+            max_batch: plan.max_batch.max(1),
+            window_ms: self.config.batch_window.as_ms(),
+        }
+    }
+
+    fn host(&mut self, plan: &InstanceAllocation) -> &mut Host {
+        let now_ms = self.context.clock.now_ms();
+        let (metrics, clock) = (self.metrics.clone(), self.context.clock.clone());
+        let host = self.hosts.entry(plan.service.clone()).or_insert_with(|| Host {
+            service: Service {
+                name: plan.service.clone(),
+                routing: Arc::new(RwLock::new(Routing::default())),
+                stats: Arc::new(Mutex::new(Stats::new(now_ms))),
+                metrics,
+                clock,
+            },
+            members: BTreeMap::new(),
+            leaving: false,
+            slo_ms: plan.slo_ms,
+        });
+        host.slo_ms = plan.slo_ms;
+        host
+    }
+
+    fn pool(&self, key: &InstanceKey) -> Option<Pool> {
+        self.extras.get(key).and_then(|e| e.pool.clone())
+    }
+
+    fn set_plan(&mut self, plan: InstanceAllocation) {
+        let key = InstanceKey::of(&plan);
+        if let Some(pool) = self.pool(&key) {
+            pool.set_limits(self.limits(&plan));
+            pool.set_service_time(planned_time(&plan));
+            let host = self.host(&plan);
+            host.service.routing(|routing| routing.set_slo(&pool, plan.slo_ms));
+        }
+        if let Some(instance) = self.instances.get_mut(&key) {
+            instance.plan = plan;
+            self.changed = true;
+        }
+    }
+
+    fn drain(&mut self, key: &InstanceKey) {
+        if !self.apply(key, Event::Drain) {
+            return;
+        }
+        if let (Some(pool), Some(host)) = (self.pool(key), self.hosts.get(&key.service)) {
+            host.service.routing(|routing| routing.drain(&pool));
+            pool.set_draining(true);
+        }
+    }
+
+    fn cancel_drain(&mut self, key: &InstanceKey) {
+        if !self.apply(key, Event::CancelDrain) {
+            return;
+        }
+        let slo_ms = self.instances.get(key).map_or(0.0, |i| i.plan.slo_ms);
+        if let (Some(pool), Some(host)) = (self.pool(key), self.hosts.get(&key.service)) {
+            pool.set_draining(false);
+            host.service.routing(|routing| routing.serve(Route { pool, slo_ms }));
+        }
+    }
+
+    fn on_pool(&mut self, key: &InstanceKey, generation: u64, event: PoolEvent) {
+        if self.extras.get(key).is_none_or(|e| e.generation != generation) {
+            return;
+        }
+        match event {
+            PoolEvent::Idle => self.settle(),
+            PoolEvent::Broke(why) => self.on_broke(key, &why),
+        }
+    }
+
+    /// An instance cannot go on. If another version serves, its waiting requests are rejected; otherwise the members
+    /// leave, so that another node gets them.
+    fn on_broke(&mut self, key: &InstanceKey, why: &str) {
+        let alive = |state| matches!(state, InstanceState::Ready | InstanceState::Draining);
+        if !self.instances.get(key).is_some_and(|i| alive(i.state())) {
+            return;
+        }
+        tracing::error!(instance = %key, why, "an instance broke");
+        self.metrics.failures.get_or_create(&ServiceLabel { service: key.service.clone() }).inc();
+        self.apply(key, Event::Broke(why.to_owned()));
+        self.note_instances(&key.service, -1);
+        let others = self.is_served(&key.service);
+        if let (Some(pool), Some(host)) = (self.pool(key), self.hosts.get_mut(&key.service)) {
+            if others {
+                host.service.routing(|routing| routing.forget(&pool));
+                pool.abandon(&Fault::new(Reason::InferenceFailed, format!("the instance broke: {why}")));
+            } else {
+                host.service.routing(|routing| routing.drain(&pool));
+                host.leaving = true;
+            }
+        }
+        self.follow_plan();
+    }
+
+    /// True while an instance of the service is ready.
+    fn is_served(&self, service: &str) -> bool {
+        self.instances.iter().any(|(key, i)| key.service == service && i.state() == InstanceState::Ready)
+    }
+
+    /// Members follow the instances, and instances that drained stop.
+    fn settle(&mut self) {
+        for name in self.hosts.keys().cloned().collect::<Vec<_>>() {
+            let served = self.is_served(&name);
+            self.steer_members(&name, served);
+            let gone = self.hosts.get(&name).is_none_or(|host| host.members.is_empty());
+            if served || gone {
+                self.retire_drained(&name, gone);
+            }
+        }
+    }
+
+    fn steer_members(&mut self, name: &str, served: bool) {
+        let Some(host) = self.hosts.get_mut(name) else { return };
+        if host.members.is_empty() && !self.stopping {
+            host.leaving = false;
+        }
+        let mode = match (host.leaving, served) {
+            (true, _) => Mode::Leave,
+            (false, true) => Mode::Run,
+            (false, false) => Mode::Drain,
+        };
+        for member in host.members.values() {
+            // Told even if it is the same: a member that holds a record tries again.
+            member.mode.send_replace(mode);
+        }
+        let missing = (self.config.members as usize).saturating_sub(host.members.len());
+        if mode == Mode::Run {
+            for _ in 0..missing {
+                self.spawn_member(name);
+            }
+        }
+    }
+
+    fn spawn_member(&mut self, name: &str) {
+        self.next_member += 1;
+        let id = self.next_member;
+        let topics = self.context.bus.topics();
+        let Some(host) = self.hosts.get_mut(name) else { return };
+        let options = member::Options {
+            member: id,
+            rejected_topic: topics.name(schemas::topics::PREDICTION_REJECTED),
+            max_in_flight: self.config.max_in_flight,
+            max_rows: self.config.max_rows,
+            commit_interval: self.config.commit_interval.get(),
+        };
+        let group = schemas::topics::executor_group(&topics.name(""), name);
+        let spec = SourceSpec::group(vec![topics.requests(name)], group);
+        let (mode, receiver) = watch::channel(Mode::Run);
+        let (bus, service, events) = (self.context.bus.clone(), host.service.clone(), self.events.clone());
+        let task = tokio::spawn(async move {
+            let name = service.name.clone();
+            let life = AssertUnwindSafe(serve_member(bus, spec, service, options, receiver)).catch_unwind();
+            let outcome = life.await.unwrap_or_else(|panic| {
+                Err(Error::Bug(format!("a member of service {name} panicked: {}", panic_message(panic.as_ref()))))
+            });
+            // The node is gone: nobody needs to know.
+            let _ = events.send(NodeEvent::MemberEnded { service: name, member: id, outcome });
+        });
+        host.members.insert(id, MemberHandle { mode, task });
+    }
+
+    async fn on_member_ended(&mut self, service: &str, member: u64, outcome: Result<(), Error>) {
+        let handle = self.hosts.get_mut(service).and_then(|host| host.members.remove(&member));
+        if let Some(handle) = handle {
+            // It sent this event as its last act.
+            let _ = handle.task.await;
+        }
+        match outcome {
+            Ok(()) => self.settle(),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Stops draining instances that have nothing left; `gone`: the service has no members any more.
+    fn retire_drained(&mut self, service: &str, gone: bool) {
+        let state = |wanted: InstanceState| {
+            let of_service =
+                self.instances.iter().filter(move |(key, i)| key.service == service && i.state() == wanted);
+            of_service.map(|(key, _)| key.clone()).collect::<Vec<_>>()
+        };
+        for key in state(InstanceState::Draining) {
+            let Some(pool) = self.pool(&key) else { continue };
+            if pool.try_retire() && self.apply(&key, Event::Drained) {
+                self.release(&key, &pool);
+                self.note_instances(service, -1);
+            }
+        }
+        if gone {
+            let broken: Vec<InstanceKey> = self
+                .instances
+                .iter()
+                .filter(|(key, i)| {
+                    key.service == service && matches!(i.state(), InstanceState::Failed | InstanceState::Stopped)
+                })
+                .map(|(key, _)| key.clone())
+                .collect();
+            for key in broken {
+                if let Some(pool) = self.pool(&key) {
+                    pool.abandon(&Fault::new(Reason::InferenceFailed, "the instance broke"));
+                    self.release(&key, &pool);
+                }
+            }
+        }
+    }
+
+    fn release(&mut self, key: &InstanceKey, pool: &Pool) {
+        if let Some(host) = self.hosts.get(&key.service) {
+            host.service.routing(|routing| routing.forget(pool));
+        }
+        if let Some(extra) = self.extras.get_mut(key) {
+            extra.pool = None;
+        }
+    }
+}
+
+/// Service times that the plan counts on, before any are measured.
+pub(crate) fn planned_time(plan: &InstanceAllocation) -> ServiceTime {
+    ServiceTime {
+        per_row_ms: plan.service_p95_ms / f64::from(plan.max_batch.max(1)),
+        batch_p95_ms: plan.service_p95_ms,
+    }
+}
+
+/// Joins the group and serves until told to go.
+async fn serve_member(
+    bus: Arc<dyn Bus>,
+    spec: SourceSpec,
+    service: Service,
+    options: member::Options,
+    mut mode: watch::Receiver<Mode>,
+) -> Result<(), Error> {
+    let sink: Arc<dyn Sink> = bus.sink();
+    let Some(source) = join(bus.as_ref(), &spec, &service.name, options.member, &mut mode).await? else {
+        return Ok(());
+    };
+    member::run(service, options, source, sink, mode).await
+}
+
+/// Opens the source, trying again while the broker is away; `None` when the member is to go before.
+async fn join(
+    bus: &dyn Bus,
+    spec: &SourceSpec,
+    service: &str,
+    seed: u64,
+    mode: &mut watch::Receiver<Mode>,
+) -> Result<Option<Box<dyn Source>>, Error> {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), seed);
+    loop {
+        if *mode.borrow() != Mode::Run {
+            return Ok(None);
+        }
+        match bus.source(spec.clone()).await {
+            Ok(source) => return Ok(Some(source)),
+            Err(error) if error.kind() == Kind::Transient => {
+                let delay = backoff.next_delay();
+                tracing::warn!(%error, service, ?delay, "the group cannot be joined for now");
+                tokio::select! {
+                    () = tokio::time::sleep(delay) => {}
+                    _ = mode.changed() => {}
+                }
+            }
+            Err(error) => return Err(Error::port(format!("joining the group of service {service}"), error)),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! `executor.status`: what the node says of itself.
+
+use super::Node;
+use crate::metrics::{ServiceLabel, StateLabel};
+use crate::pool::Look;
+use futures::StreamExt;
+use runtime::OutRecord;
+use schemas::EpochMs;
+use schemas::status::{ExecutorStatus, InstanceState, InstanceStatus, NodeState, ServiceStatus};
+use std::time::Duration;
+
+/// Heartbeats that may be on their way; with more, the next one waits and covers a longer period.
+const MAX_PUBLISHING: usize = 4;
+
+const STATES: [(InstanceState, &str); 6] = [
+    (InstanceState::Cold, "cold"),
+    (InstanceState::Loading, "loading"),
+    (InstanceState::Ready, "ready"),
+    (InstanceState::Draining, "draining"),
+    (InstanceState::Stopped, "stopped"),
+    (InstanceState::Failed, "failed"),
+];
+
+impl Node {
+    /// The regular beat: also the time to try failed loads again.
+    pub(crate) fn on_beat(&mut self) {
+        self.follow_plan();
+        self.heartbeat();
+    }
+
+    /// Beats out of turn when a state, a plan or a number of workers changed.
+    pub(crate) fn beat_if_changed(&mut self) {
+        if self.changed {
+            self.heartbeat();
+        }
+    }
+
+    /// Sends a heartbeat off, unless too many are on their way.
+    pub(crate) fn heartbeat(&mut self) {
+        if self.publishing.len() >= MAX_PUBLISHING {
+            return;
+        }
+        if let Some(record) = self.next_status() {
+            let sent = self.context.bus.sink().send(record);
+            self.publishing.push(Box::pin(async move {
+                if let Err(error) = sent.await {
+                    tracing::warn!(%error, "a heartbeat was not written");
+                }
+            }));
+        }
+    }
+
+    /// Resolves when a heartbeat on its way has arrived or failed.
+    pub(crate) async fn published(&mut self) {
+        if self.publishing.next().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The last heartbeat; waits for it, at most `deadline`.
+    pub(crate) async fn farewell(&mut self, deadline: Duration) {
+        self.set_state(NodeState::Stopped);
+        let Some(record) = self.next_status() else { return };
+        let sent = self.context.bus.sink().send(record);
+        match tokio::time::timeout(deadline, sent).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the last heartbeat was not written"),
+            Err(_) => tracing::warn!(?deadline, "the last heartbeat was not written in time"),
+        }
+    }
+
+    /// Closes the period and forgets what has gone.
+    fn next_status(&mut self) -> Option<OutRecord> {
+        let now_ms = self.context.clock.now_ms();
+        let status = ExecutorStatus {
+            schema: Default::default(),
+            node: self.id.clone(),
+            flavor: self.config.flavor.clone(),
+            at_ms: now_ms,
+            started_at_ms: self.started_at_ms,
+            state: self.state,
+            plan_id: self.allocation.as_ref().map(|a| a.plan_id.clone()),
+            cores: self.permits,
+            instances: self.instance_statuses(),
+            services: self.service_statuses(now_ms),
+            profile_updates: Vec::new(),
+            scaling: std::mem::take(&mut self.scaling),
+        };
+        self.changed = false;
+        self.forget_gone();
+        let topic = self.context.bus.topics().name(schemas::topics::EXECUTOR_STATUS);
+        match OutRecord::message(topic, &status) {
+            Ok(record) => Some(record),
+            Err(error) => {
+                tracing::error!(%error, "a heartbeat cannot be encoded");
+                None
+            }
+        }
+    }
+
+    fn instance_statuses(&self) -> Vec<InstanceStatus> {
+        let workers = |key| self.pool(key).map_or(0, |pool| pool.look(0).workers);
+        self.instances
+            .iter()
+            .map(|(key, instance)| InstanceStatus {
+                service: key.service.clone(),
+                version: key.version.clone(),
+                backend: key.backend.clone(),
+                state: instance.state(),
+                workers: workers(key),
+                planned_workers: instance.plan.workers,
+                load_ms: instance.load_ms(),
+                error: instance.error().map(str::to_owned),
+            })
+            .collect()
+    }
+
+    fn service_statuses(&self, now_ms: EpochMs) -> Vec<ServiceStatus> {
+        let mut statuses = Vec::new();
+        for (name, host) in &self.hosts {
+            let pools = self.extras.iter().filter(|(key, _)| key.service == *name);
+            let looks: Vec<Look> =
+                pools.filter_map(|(_, extra)| extra.pool.as_ref()).map(|pool| pool.look(now_ms)).collect();
+            let queue_depth: u64 = looks.iter().map(|look| look.depth as u64).sum();
+            let queue_age_ms = looks.iter().map(|look| look.age_ms).max().unwrap_or(0) as f64;
+            self.set_gauges(name, &looks, queue_age_ms);
+            let period = host.service.stats(|stats| stats.close_period(now_ms));
+            statuses.push(ServiceStatus {
+                service: name.clone(),
+                period_ms: period.period_ms,
+                queue_depth,
+                queue_age_ms,
+                arrivals: period.counters.arrivals,
+                direct_arrivals: 0,
+                answered: period.counters.answered,
+                in_slo: period.counters.in_slo,
+                rejected: period.counters.rejected,
+                latency: period.latency,
+                slo_ms: host.slo_ms,
+            });
+        }
+        statuses
+    }
+
+    fn set_gauges(&self, service: &str, looks: &[Look], queue_age_ms: f64) {
+        let m = &self.metrics;
+        let label = ServiceLabel { service: service.to_owned() };
+        m.queue_depth.get_or_create(&label).set(looks.iter().map(|look| look.depth as i64).sum());
+        m.queue_age.get_or_create(&label).set(queue_age_ms / 1e3);
+        m.workers.get_or_create(&label).set(looks.iter().map(|look| i64::from(look.workers)).sum());
+        let of_service = || self.instances.iter().filter(|(key, _)| key.service == service).map(|(_, i)| i);
+        let planned = of_service().filter(|i| i.state() == InstanceState::Ready).map(|i| i64::from(i.plan.workers));
+        m.planned_workers.get_or_create(&label).set(planned.sum());
+        for (state, name) in STATES {
+            let label = StateLabel { service: service.to_owned(), state: name };
+            let count = of_service().filter(|i| i.state() == state).count();
+            m.instances.get_or_create(&label).set(count as i64);
+        }
+    }
+
+    /// What was told as stopped once is not told again.
+    fn forget_gone(&mut self) {
+        self.instances.retain(|_, instance| instance.state() != InstanceState::Stopped);
+        let instances = &self.instances;
+        self.extras.retain(|key, _| instances.contains_key(key));
+        self.hosts.retain(|name, host| !host.members.is_empty() || instances.keys().any(|key| key.service == *name));
+    }
+}

@@ -1,0 +1,547 @@
+//! Worker threads of one instance around its queue.
+//!
+//! Purpose: one thread a worker, each with its own state on the shared model, all fed from one [`Queue`] under a mutex
+//! and a condition variable.
+//!
+//! Invariants:
+//! - Every job that [`Pool::push`] took comes back exactly once: as a [`Finished`] on its member's channel, or from
+//!   [`Pool::give_back`].
+//! - A pool that was retired takes nothing; whether it is idle and that it is retired are decided under one lock, so no
+//!   job can slip in between.
+//! - A row that makes the model fail or panic costs only its own request: the others of its batch are run again alone.
+//!
+//! The channel of finished jobs is unbounded in type and bounded by what its member lets be in flight.
+
+use crate::backend::{InferError, Model, Row, Worker, panic_message};
+use crate::metrics::{Metrics, ServiceLabel};
+use crate::queue::{Entry, Limits, Queue, Refusal, ServiceTime, Workers};
+use crate::request::{Answerer, Fault, Prepared, respond};
+use crate::stats::{Run, Stats};
+use runtime::{OutRecord, Record, SharedClock};
+use schemas::EpochMs;
+use schemas::headers::Reason;
+use schemas::prediction::ResultParameters;
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// An accepted request.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// As it was read.
+    pub(crate) record: Record,
+    /// Validated.
+    pub(crate) request: Prepared,
+    /// Absolute.
+    pub(crate) deadline_ms: EpochMs,
+    /// When the node got it.
+    pub(crate) received: Instant,
+    /// Group member that read it.
+    pub(crate) member: u64,
+    /// Where it goes when it is finished.
+    pub(crate) finished: mpsc::UnboundedSender<Finished>,
+}
+
+/// A job on the heap: it moves between member, queue and batch.
+pub(crate) type Accepted = Box<Job>;
+
+/// A job that is done with.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// As it was read.
+    pub(crate) record: Record,
+    /// Absolute.
+    pub(crate) deadline_ms: EpochMs,
+    /// The result to be written, or why there is none.
+    pub(crate) outcome: Result<OutRecord, Fault>,
+}
+
+impl Job {
+    fn finish(self: Box<Self>, outcome: Result<OutRecord, Fault>) {
+        let Job { record, deadline_ms, finished, .. } = *self;
+        // Without a receiver the member is gone and its offsets are uncommitted: the next owner serves the request.
+        let _ = finished.send(Finished { record, deadline_ms, outcome });
+    }
+}
+
+/// Why a pool did not take a job.
+#[derive(Debug)]
+pub(crate) enum NotTaken {
+    /// Refused for good.
+    Refused(Refusal<Accepted>),
+    /// The pool is retired: look for another one.
+    Retired(Accepted),
+}
+
+/// What a pool tells its node.
+#[derive(Debug)]
+pub(crate) enum PoolEvent {
+    /// A worker could not be made; the pool has stopped working.
+    Broke(String),
+    /// The pool is draining and has nothing left.
+    Idle,
+}
+
+/// Cores that worker threads are pinned to, each to its own.
+#[derive(Debug)]
+pub(crate) struct Cores {
+    ids: Vec<core_affinity::CoreId>,
+    taken: Mutex<BTreeSet<usize>>,
+}
+
+impl Cores {
+    /// All cores of the process, or none when threads are not to be pinned.
+    pub(crate) fn new(pin: bool) -> Arc<Self> {
+        let ids = if pin { core_affinity::get_core_ids().unwrap_or_default() } else { Vec::new() };
+        if pin && ids.is_empty() {
+            tracing::warn!("executor.pin: this system does not tell its cores, workers are not pinned");
+        }
+        Arc::new(Cores { ids, taken: Mutex::default() })
+    }
+
+    /// Pins the calling thread to a core that nobody has; without one it floats. The lease ends with the value.
+    fn pin(self: &Arc<Self>) -> Option<CoreLease> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = (0..self.ids.len()).find(|i| !taken.contains(i))?;
+        taken.insert(free);
+        drop(taken);
+        let lease = CoreLease { cores: self.clone(), index: free };
+        core_affinity::set_for_current(self.ids[free]).then_some(lease)
+    }
+}
+
+struct CoreLease {
+    cores: Arc<Cores>,
+    index: usize,
+}
+
+impl Drop for CoreLease {
+    fn drop(&mut self) {
+        self.cores.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.index);
+    }
+}
+
+/// What the workers of a pool share besides the queue.
+pub(crate) struct Parts {
+    /// The model.
+    pub(crate) model: Arc<dyn Model>,
+    /// Who answers.
+    pub(crate) answerer: Answerer,
+    /// Node id.
+    pub(crate) node: String,
+    /// Backend.
+    pub(crate) backend: String,
+    /// The clock.
+    pub(crate) clock: SharedClock,
+    /// Counters of the service.
+    pub(crate) stats: Arc<Mutex<Stats>>,
+    /// Metrics.
+    pub(crate) metrics: Metrics,
+    /// Cores of the node.
+    pub(crate) cores: Arc<Cores>,
+    /// The node's ear.
+    pub(crate) events: Box<dyn Fn(PoolEvent) + Send + Sync>,
+}
+
+struct State {
+    queue: Queue<Accepted>,
+    /// Workers that there should be.
+    target: u32,
+    /// Worker threads that there are.
+    alive: u32,
+    busy: u32,
+    busy_rows: u32,
+    draining: bool,
+    retired: bool,
+}
+
+impl State {
+    fn workers(&self) -> Workers {
+        Workers { total: self.target, busy: self.busy, busy_rows: self.busy_rows }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.busy == 0
+    }
+}
+
+struct Shared {
+    parts: Parts,
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+/// Workers of one instance and their queue.
+#[derive(Clone)]
+pub(crate) struct Pool(Arc<Shared>);
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Pool").field(&self.0.parts.answerer.version).finish()
+    }
+}
+
+/// What can be seen of a pool.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Look {
+    /// Requests that wait.
+    pub(crate) depth: usize,
+    /// Age of the oldest, milliseconds.
+    pub(crate) age_ms: i64,
+    /// Work that waits, for one worker, milliseconds.
+    pub(crate) backlog_ms: f64,
+    /// Workers that there should be.
+    pub(crate) workers: u32,
+    /// Expected service times.
+    pub(crate) service_time: ServiceTime,
+}
+
+impl Pool {
+    /// A pool without workers; [`Pool::set_workers`] starts them.
+    pub(crate) fn new(parts: Parts, limits: Limits, service_time: ServiceTime) -> Self {
+        let state = State {
+            queue: Queue::new(limits, service_time),
+            target: 0,
+            alive: 0,
+            busy: 0,
+            busy_rows: 0,
+            draining: false,
+            retired: false,
+        };
+        Pool(Arc::new(Shared { parts, state: Mutex::new(state), wake: Condvar::new() }))
+    }
+
+    /// True when both are the same pool.
+    pub(crate) fn is(&self, other: &Pool) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// The model's signature.
+    pub(crate) fn signature(&self) -> &crate::backend::Signature {
+        self.0.parts.model.signature()
+    }
+
+    /// Model version.
+    pub(crate) fn version(&self) -> &str {
+        &self.0.parts.answerer.version
+    }
+
+    /// Takes a job in, or says why not.
+    pub(crate) fn push(&self, job: Accepted) -> Result<(), NotTaken> {
+        let now_ms = self.0.parts.clock.now_ms();
+        let rows = u32::try_from(job.request.rows.len()).unwrap_or(u32::MAX);
+        let mut state = self.0.lock();
+        if state.retired {
+            return Err(NotTaken::Retired(job));
+        }
+        let workers = state.workers();
+        let entry = Entry { deadline_ms: job.deadline_ms, rows, queued_ms: now_ms, item: job };
+        state.queue.push(now_ms, entry, workers).map_err(NotTaken::Refused)?;
+        drop(state);
+        self.0.wake.notify_one();
+        Ok(())
+    }
+
+    /// Takes back what waits and has not begun, of the jobs that `which` names; nobody will be told of them.
+    pub(crate) fn give_back(&self, which: impl Fn(&Job) -> bool) -> Vec<Accepted> {
+        self.0.lock().queue.remove_where(|job| which(job))
+    }
+
+    /// Changes the number of workers: new threads start at once, surplus ones end after their batch.
+    pub(crate) fn set_workers(&self, workers: u32) {
+        let mut state = self.0.lock();
+        state.target = workers;
+        while state.alive < state.target && !state.retired {
+            let shared = self.0.clone();
+            let name = format!("{}-worker", shared.parts.answerer.service);
+            match std::thread::Builder::new().name(name).spawn(move || work(&shared)) {
+                Ok(_) => state.alive += 1,
+                Err(error) => {
+                    // Fewer workers than wanted still serve; none at all is a broken pool.
+                    tracing::error!(%error, "cannot start a worker thread");
+                    if state.alive == 0 {
+                        (self.0.parts.events)(PoolEvent::Broke(format!("cannot start a worker thread: {error}")));
+                    }
+                    break;
+                }
+            }
+        }
+        drop(state);
+        self.0.wake.notify_all();
+    }
+
+    /// Changes the bounds of the queue.
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        self.0.lock().queue.set_limits(limits);
+    }
+
+    /// Changes what inferences are expected to take.
+    pub(crate) fn set_service_time(&self, service_time: ServiceTime) {
+        self.0.lock().queue.set_service_time(service_time);
+    }
+
+    /// What can be seen now.
+    pub(crate) fn look(&self, now_ms: EpochMs) -> Look {
+        let state = self.0.lock();
+        let service_time = state.queue.service_time();
+        let alone = Workers { total: 1, busy: 0, busy_rows: 0 };
+        Look {
+            depth: state.queue.len(),
+            age_ms: state.queue.age_ms(now_ms),
+            backlog_ms: state.queue.backlog_ms(alone),
+            workers: state.target,
+            service_time,
+        }
+    }
+
+    /// Begins or ends telling the node when nothing is left.
+    pub(crate) fn set_draining(&self, draining: bool) {
+        self.0.lock().draining = draining;
+    }
+
+    /// Ends the pool if nothing waits or runs; true if it is retired now or was before.
+    pub(crate) fn try_retire(&self) -> bool {
+        let mut state = self.0.lock();
+        if state.is_idle() {
+            state.retired = true;
+        }
+        let retired = state.retired;
+        drop(state);
+        self.0.wake.notify_all();
+        retired
+    }
+
+    /// Ends the pool whatever it does: what waits is finished with `fault`, what runs is let finish.
+    pub(crate) fn abandon(&self, fault: &Fault) {
+        let mut state = self.0.lock();
+        state.retired = true;
+        let jobs = state.queue.remove_where(|_| true);
+        drop(state);
+        self.0.wake.notify_all();
+        for job in jobs {
+            job.finish(Err(fault.clone()));
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a batch; `None` when this worker is to end.
+    fn next_batch(&self) -> Option<Vec<Entry<Accepted>>> {
+        let mut state = self.lock();
+        loop {
+            if state.alive > state.target || (state.retired && state.queue.is_empty()) {
+                state.alive -= 1;
+                drop(state);
+                // The wake-up that ended this one may have been meant for a job.
+                self.wake.notify_one();
+                return None;
+            }
+            let now_ms = self.parts.clock.now_ms();
+            let taken = state.queue.take(now_ms);
+            if !taken.batch.is_empty() {
+                state.busy += 1;
+                state.busy_rows += rows_of(&taken.batch);
+            }
+            if taken.shed.is_empty() && taken.batch.is_empty() {
+                state = self.wait(state, taken.ask_again_ms.map(|at| at - now_ms));
+                continue;
+            }
+            let idle = state.draining && state.is_idle();
+            drop(state);
+            for refusal in taken.shed {
+                refusal.item.finish(Err(Fault { reason: refusal.reason, detail: refusal.detail }));
+            }
+            if idle {
+                (self.parts.events)(PoolEvent::Idle);
+            }
+            if !taken.batch.is_empty() {
+                return Some(taken.batch);
+            }
+            state = self.lock();
+        }
+    }
+
+    fn wait<'a>(&'a self, state: MutexGuard<'a, State>, for_ms: Option<i64>) -> MutexGuard<'a, State> {
+        match for_ms {
+            None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(ms) => {
+                let timeout = Duration::from_millis(ms.max(0).unsigned_abs());
+                self.wake.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
+            }
+        }
+    }
+
+    fn batch_done(&self, rows: u32) {
+        let mut state = self.lock();
+        state.busy -= 1;
+        state.busy_rows -= rows;
+        let idle = state.draining && state.is_idle();
+        drop(state);
+        if idle {
+            (self.parts.events)(PoolEvent::Idle);
+        }
+    }
+}
+
+fn rows_of(batch: &[Entry<Accepted>]) -> u32 {
+    batch.iter().map(|e| e.rows).sum()
+}
+
+/// A worker thread.
+fn work(shared: &Shared) {
+    let _lease = shared.parts.cores.pin();
+    let mut worker: Option<Box<dyn Worker>> = None;
+    loop {
+        let made = match worker.take() {
+            Some(worker) => Ok(worker),
+            None => make_worker(shared),
+        };
+        let mut ready = match made {
+            Ok(worker) => worker,
+            Err(error) => {
+                shared.lock().alive -= 1;
+                (shared.parts.events)(PoolEvent::Broke(error.0));
+                return;
+            }
+        };
+        let Some(batch) = shared.next_batch() else { return };
+        let rows = rows_of(&batch);
+        let usable = run_batch(shared, ready.as_mut(), batch);
+        shared.batch_done(rows);
+        // After a panic the worker's state is unknown: it gets a new one.
+        worker = usable.then_some(ready);
+    }
+}
+
+fn make_worker(shared: &Shared) -> Result<Box<dyn Worker>, InferError> {
+    catch_unwind(AssertUnwindSafe(|| shared.parts.model.worker()))
+        .unwrap_or_else(|panic| Err(InferError(format!("worker: {}", panic_message(panic.as_ref())))))
+}
+
+/// Runs a batch and finishes its jobs; false when the worker cannot be used again.
+fn run_batch(shared: &Shared, worker: &mut dyn Worker, batch: Vec<Entry<Accepted>>) -> bool {
+    let parts = &shared.parts;
+    let size = batch.len();
+    let span = tracing::info_span!(
+        "batch",
+        service = parts.answerer.service,
+        version = parts.answerer.version,
+        requests = size,
+        rows = rows_of(&batch),
+    );
+    if let Some(first) = batch.first() {
+        runtime::trace::set_parent(&span, &first.item.record.headers);
+    }
+    let _entered = span.enter();
+    let jobs: Vec<Accepted> = batch.into_iter().map(|e| e.item).collect();
+    let (outcome, usable) = infer(parts, worker, &jobs, size);
+    match outcome {
+        Ok(ran) => {
+            finish_answered(parts, jobs, &ran, size);
+            usable
+        }
+        Err(error) if size == 1 => {
+            for job in jobs {
+                job.finish(Err(Fault::new(Reason::InferenceFailed, error.0.clone())));
+            }
+            usable
+        }
+        Err(_) => run_alone(shared, worker, jobs, usable),
+    }
+}
+
+/// After a batch failed: each request alone, so that only the one at fault is rejected.
+fn run_alone(shared: &Shared, worker: &mut dyn Worker, jobs: Vec<Accepted>, mut usable: bool) -> bool {
+    let parts = &shared.parts;
+    let mut fresh: Option<Box<dyn Worker>> = None;
+    for job in jobs {
+        if !usable {
+            match make_worker(shared) {
+                Ok(made) => fresh = Some(made),
+                Err(error) => {
+                    job.finish(Err(Fault::new(Reason::InferenceFailed, error.0)));
+                    continue;
+                }
+            }
+        }
+        let current: &mut dyn Worker = match fresh.as_deref_mut() {
+            Some(made) => made,
+            None => worker,
+        };
+        let alone = vec![job];
+        let (outcome, still_usable) = infer(parts, current, &alone, 1);
+        usable = still_usable;
+        match outcome {
+            Ok(ran) => finish_answered(parts, alone, &ran, 1),
+            Err(error) => {
+                for job in alone {
+                    job.finish(Err(Fault::new(Reason::InferenceFailed, error.0.clone())));
+                }
+            }
+        }
+    }
+    usable && fresh.is_none()
+}
+
+/// A finished inference.
+struct Ran {
+    rows: Vec<Row>,
+    started: Instant,
+    infer_ms: f64,
+}
+
+/// Runs the jobs' rows as one batch; the flag is false when the worker cannot be used again.
+fn infer(parts: &Parts, worker: &mut dyn Worker, jobs: &[Accepted], size: usize) -> (Result<Ran, InferError>, bool) {
+    let rows: Vec<&Row> = jobs.iter().flat_map(|job| job.request.rows.iter()).collect();
+    let started = Instant::now();
+    let result = catch_unwind(AssertUnwindSafe(|| worker.run(&rows)));
+    let infer_ms = started.elapsed().as_secs_f64() * 1e3;
+    let label = ServiceLabel { service: parts.answerer.service.clone() };
+    parts.metrics.inference_seconds.get_or_create(&label).observe(infer_ms / 1e3);
+    parts.metrics.batch_size.get_or_create(&label).observe(size as f64);
+    match result {
+        Ok(Ok(answers)) if answers.len() == rows.len() => (Ok(Ran { rows: answers, started, infer_ms }), true),
+        Ok(Ok(answers)) => {
+            let detail = format!("the model gave {} answers for {} rows", answers.len(), rows.len());
+            (Err(InferError(detail)), true)
+        }
+        Ok(Err(error)) => (Err(error), true),
+        Err(panic) => {
+            let message = panic_message(panic.as_ref());
+            tracing::error!(service = parts.answerer.service, message, "the model panicked");
+            (Err(InferError(format!("the model panicked: {message}"))), false)
+        }
+    }
+}
+
+fn finish_answered(parts: &Parts, jobs: Vec<Accepted>, ran: &Ran, batch_size: usize) {
+    let now_ms = parts.clock.now_ms();
+    let label = ServiceLabel { service: parts.answerer.service.clone() };
+    let rows_in_run = u32::try_from(ran.rows.len()).unwrap_or(u32::MAX);
+    let mut answers = ran.rows.as_slice();
+    for job in jobs {
+        let (own, rest) = answers.split_at(job.request.rows.len());
+        answers = rest;
+        let queued = ran.started.saturating_duration_since(job.received);
+        parts.metrics.queue_seconds.get_or_create(&label).observe(queued.as_secs_f64());
+        let parameters = ResultParameters {
+            node: parts.node.clone(),
+            backend: parts.backend.clone(),
+            batch_size: u32::try_from(batch_size).unwrap_or(u32::MAX),
+            queue_ms: queued.as_secs_f64() * 1e3,
+            infer_ms: ran.infer_ms,
+            deadline_met: now_ms <= job.deadline_ms,
+        };
+        let signature = parts.model.signature();
+        let out = respond(&parts.answerer, signature, &job.record, &job.request, own, parameters);
+        job.finish(out);
+    }
+    let run = Run { rows: rows_in_run, infer_ms: ran.infer_ms, busy_ms: ran.started.elapsed().as_secs_f64() * 1e3 };
+    parts.stats.lock().unwrap_or_else(PoisonError::into_inner).ran(now_ms, run);
+}

@@ -1,0 +1,231 @@
+//! The experts: each makes one forecast of one target from what is known at the origin.
+//!
+//! Purpose: small methods with different strengths, one file each, that [`crate::combine`] weighs. Adding one is a
+//! file, a variant of [`ExpertKind`], and an arm here.
+//!
+//! Invariants: a forecast is finite, not negative, and at most [`History::cap`]; an expert that cannot say anything
+//! yet abstains (`None`) instead of guessing.
+//!
+//! Left out: exogenous regressors and boosted trees.
+
+mod ewma;
+mod last_value;
+mod profile_ar;
+pub(crate) mod ridge;
+mod seasonal;
+
+use crate::calendar::Calendar;
+use crate::history::{History, Seasons};
+use ridge::{Inputs, Link, Ridge};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Samples after which a short-memory ridge has forgotten two thirds.
+const SHORT_WINDOW: f64 = 1200.0;
+const LONG_WINDOW: f64 = 8000.0;
+
+/// Names of the experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpertKind {
+    /// The newest value.
+    LastValue,
+    /// Exponentially weighted mean, factor 0.5.
+    EwmaFast,
+    /// Exponentially weighted mean, factor 0.2.
+    EwmaMedium,
+    /// Exponentially weighted mean, factor 0.05.
+    EwmaSlow,
+    /// The value one day before the target.
+    SeasonalDay,
+    /// The value one week before the target.
+    SeasonalWeek,
+    /// Typical value of the target's slot plus the fading deviation of today.
+    ProfileAr,
+    /// Ridge on the plain scale that remembers about 1,200 samples.
+    RidgeShort,
+    /// Ridge on the plain scale that remembers about 8,000 samples.
+    RidgeLong,
+    /// Ridge on the square-root scale that remembers about 1,200 samples.
+    RidgeSqrtShort,
+    /// Ridge on the square-root scale that remembers about 8,000 samples.
+    RidgeSqrtLong,
+}
+
+impl ExpertKind {
+    /// Every expert.
+    pub const ALL: [ExpertKind; 11] = [
+        ExpertKind::LastValue,
+        ExpertKind::EwmaFast,
+        ExpertKind::EwmaMedium,
+        ExpertKind::EwmaSlow,
+        ExpertKind::SeasonalDay,
+        ExpertKind::SeasonalWeek,
+        ExpertKind::ProfileAr,
+        ExpertKind::RidgeShort,
+        ExpertKind::RidgeLong,
+        ExpertKind::RidgeSqrtShort,
+        ExpertKind::RidgeSqrtLong,
+    ];
+
+    /// The experts of the default ensemble. Of the ridges it has one: on the recorded series any two or all four
+    /// together change the mean score by less than half a per cent, and each is most of the time and memory.
+    pub const DEFAULT: [ExpertKind; 8] = [
+        ExpertKind::LastValue,
+        ExpertKind::EwmaFast,
+        ExpertKind::EwmaMedium,
+        ExpertKind::EwmaSlow,
+        ExpertKind::SeasonalDay,
+        ExpertKind::SeasonalWeek,
+        ExpertKind::ProfileAr,
+        ExpertKind::RidgeSqrtLong,
+    ];
+
+    /// The name that messages and the command line use.
+    pub fn name(self) -> &'static str {
+        match self {
+            ExpertKind::LastValue => "last_value",
+            ExpertKind::EwmaFast => "ewma_fast",
+            ExpertKind::EwmaMedium => "ewma_medium",
+            ExpertKind::EwmaSlow => "ewma_slow",
+            ExpertKind::SeasonalDay => "seasonal_day",
+            ExpertKind::SeasonalWeek => "seasonal_week",
+            ExpertKind::ProfileAr => "profile_ar",
+            ExpertKind::RidgeShort => "ridge_short",
+            ExpertKind::RidgeLong => "ridge_long",
+            ExpertKind::RidgeSqrtShort => "ridge_sqrt_short",
+            ExpertKind::RidgeSqrtLong => "ridge_sqrt_long",
+        }
+    }
+
+    /// Weight before anything is known of a series, for a forecast this part of a day ahead. Nearly every load has a
+    /// daily rhythm, and over hours it matters more than the newest value: without this the second day is forecast
+    /// as badly as the first.
+    pub(crate) fn prior(self, lead_days: f64) -> f64 {
+        const MOST: f64 = 16.0;
+        const FULL_LEAD_DAYS: f64 = 4.0 / 24.0;
+        match self {
+            ExpertKind::SeasonalDay => 1.0 + (MOST - 1.0) * (lead_days / FULL_LEAD_DAYS).min(1.0),
+            _ => 1.0,
+        }
+    }
+
+    fn ridge(self) -> Option<Ridge> {
+        let (link, window) = match self {
+            ExpertKind::RidgeShort => (Link::Identity, SHORT_WINDOW),
+            ExpertKind::RidgeLong => (Link::Identity, LONG_WINDOW),
+            ExpertKind::RidgeSqrtShort => (Link::Sqrt, SHORT_WINDOW),
+            ExpertKind::RidgeSqrtLong => (Link::Sqrt, LONG_WINDOW),
+            _ => return None,
+        };
+        Some(Ridge::new(link, window))
+    }
+}
+
+impl std::fmt::Display for ExpertKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for ExpertKind {
+    type Err = UnknownExpert;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        ExpertKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| UnknownExpert(name.to_owned()))
+    }
+}
+
+/// No expert has this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no expert is called `{0}`; there are: {names}", names = ExpertKind::ALL.map(ExpertKind::name).join(", "))]
+pub struct UnknownExpert(String);
+
+/// What an expert may look at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin<'a> {
+    pub(crate) history: &'a History,
+    pub(crate) seasons: Seasons,
+    pub(crate) calendar: &'a Calendar,
+    /// Index of the interval to forecast.
+    pub(crate) target: i64,
+    /// Steps from the newest interval to the target.
+    pub(crate) steps: u32,
+    pub(crate) inputs: Inputs<'a>,
+}
+
+/// One expert of one horizon.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Expert {
+    kind: ExpertKind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ridge: Option<Ridge>,
+}
+
+impl Expert {
+    pub(crate) fn new(kind: ExpertKind) -> Self {
+        Expert { kind, ridge: kind.ridge() }
+    }
+
+    pub(crate) fn kind(&self) -> ExpertKind {
+        self.kind
+    }
+
+    pub(crate) fn fits(&self, kind: ExpertKind) -> bool {
+        self.kind == kind
+            && match (&self.ridge, kind.ridge()) {
+                (Some(ridge), Some(fresh)) => ridge.fits(&fresh),
+                (None, None) => true,
+                _ => false,
+            }
+    }
+
+    pub(crate) fn predict(&self, origin: &Origin<'_>) -> Option<f64> {
+        let forecast = match self.kind {
+            ExpertKind::LastValue => Some(last_value::predict(origin)),
+            ExpertKind::EwmaFast => Some(ewma::fast(origin)),
+            ExpertKind::EwmaMedium => Some(ewma::medium(origin)),
+            ExpertKind::EwmaSlow => Some(ewma::slow(origin)),
+            ExpertKind::SeasonalDay => seasonal::day(origin),
+            ExpertKind::SeasonalWeek => seasonal::week(origin),
+            ExpertKind::ProfileAr => profile_ar::predict(origin),
+            ExpertKind::RidgeShort | ExpertKind::RidgeLong | ExpertKind::RidgeSqrtShort | ExpertKind::RidgeSqrtLong => {
+                self.ridge.as_ref().map(|ridge| ridge.predict(origin.inputs))
+            }
+        };
+        forecast.filter(|value| value.is_finite()).map(|value| value.clamp(0.0, origin.history.cap()))
+    }
+
+    /// Learns the observed value of a target whose inputs were remembered.
+    pub(crate) fn learn(&mut self, inputs: Inputs<'_>, value: f64) {
+        if let Some(ridge) = &mut self.ridge {
+            ridge.learn(inputs, value);
+        }
+    }
+
+    /// Brings the expert up to date with what it learned; the costly part, done every few steps.
+    pub(crate) fn refresh(&mut self) {
+        if let Some(ridge) = &mut self.ridge {
+            ridge.solve();
+        }
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.ridge.as_ref().map_or(0, Ridge::memory_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_serde_and_read_back() {
+        for kind in ExpertKind::ALL {
+            assert_eq!(serde_json::to_value(kind).ok(), Some(kind.name().into()));
+            assert_eq!(kind.name().parse::<ExpertKind>(), Ok(kind));
+        }
+        let unknown = "prophet".parse::<ExpertKind>().map_err(|error| error.to_string());
+        assert!(unknown.is_err_and(|text| text.contains("`prophet`") && text.contains("seasonal_week")));
+    }
+}

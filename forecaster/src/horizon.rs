@@ -1,0 +1,231 @@
+//! One direct horizon: its experts, their combination, and the forecasts still waiting for their value.
+//!
+//! Purpose: a forecast `h` steps ahead is learned by a model for `h` steps, not by chaining one-step forecasts.
+//! What was known at the origin is remembered with the forecast and learned from `h` steps later.
+//!
+//! Invariants: at most `h` forecasts wait; they are in order of their targets. A target whose interval never came
+//! is dropped without being learned.
+
+use crate::calendar::{Calendar, FOURIER};
+use crate::combine::Combiner;
+use crate::expert::ridge::Inputs;
+use crate::expert::{Expert, ExpertKind, Origin};
+use crate::features::{self, VALUES};
+use crate::history::{History, Seasons};
+use crate::quantile::{Outcome, Quantiles, SCALES};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+
+/// A forecast made directly, not interpolated.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Direct {
+    pub(crate) steps: u32,
+    pub(crate) mean: f64,
+    pub(crate) median: f64,
+    #[serde(with = "crate::bits")]
+    pub(crate) quantiles: Vec<f64>,
+}
+
+/// A [`Direct`] forecast and what it was made from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Pending {
+    target: i64,
+    level: f64,
+    direct: Direct,
+    #[serde(with = "crate::bits")]
+    values: Vec<f64>,
+    /// Forecasts of the experts; NaN where one abstained.
+    #[serde(with = "crate::bits")]
+    experts: Vec<f64>,
+    #[serde(with = "crate::bits")]
+    scales: Vec<f64>,
+}
+
+/// What a step has in common for all horizons.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now<'a> {
+    pub(crate) history: &'a History,
+    pub(crate) seasons: Seasons,
+    pub(crate) calendar: &'a Calendar,
+}
+
+/// See the module's documentation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Horizon {
+    steps: u32,
+    experts: Vec<Expert>,
+    /// Weights for the absolute loss: they give the median.
+    for_median: Combiner,
+    /// Weights for the squared loss: they give the mean.
+    for_mean: Combiner,
+    quantiles: Quantiles,
+    pending: VecDeque<Pending>,
+}
+
+impl Horizon {
+    pub(crate) fn new(steps: u32, kinds: &[ExpertKind], levels: &[f64], seasons: Seasons) -> Self {
+        let combiner = Combiner::new(&prior(steps, kinds, seasons));
+        Horizon {
+            steps,
+            experts: kinds.iter().map(|&kind| Expert::new(kind)).collect(),
+            for_median: combiner.clone(),
+            for_mean: combiner,
+            quantiles: Quantiles::new(levels, seasons.day_steps),
+            pending: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn fits(&self, steps: u32, kinds: &[ExpertKind], levels: &[f64], seasons: Seasons) -> bool {
+        let combiner = Combiner::new(&prior(steps, kinds, seasons));
+        self.steps == steps
+            && self.experts.len() == kinds.len()
+            && self.experts.iter().zip(kinds).all(|(expert, &kind)| expert.fits(kind))
+            && self.for_median.fits(&combiner)
+            && self.for_mean.fits(&combiner)
+            && self.quantiles.fits(levels, seasons.day_steps)
+            && self.pending.len() <= steps as usize
+            && self.pending.iter().all(|pending| pending.fits(kinds.len(), levels.len()))
+            && self.pending.iter().zip(self.pending.iter().skip(1)).all(|(a, b)| a.target < b.target)
+    }
+
+    pub(crate) fn steps(&self) -> u32 {
+        self.steps
+    }
+
+    /// Weights of the experts for the mean.
+    pub(crate) fn weights(&self) -> impl Iterator<Item = (ExpertKind, f64)> + '_ {
+        self.experts.iter().map(Expert::kind).zip(self.for_mean.weights().iter().copied())
+    }
+
+    /// The value of interval `index` is known: learns from the forecast made for it and returns that forecast.
+    /// `now` is the state before this value.
+    pub(crate) fn learn(
+        &mut self,
+        now: Now<'_>,
+        index: i64,
+        start_ms: i64,
+        fourier: &[f64; FOURIER],
+        value: f64,
+    ) -> Option<Direct> {
+        while self.pending.front().is_some_and(|pending| pending.target < index) {
+            self.pending.pop_front();
+        }
+        let pending = self.pending.pop_front_if(|pending| pending.target == index)?;
+        let unit = 4.0 * self.quantiles.recent_error().max(1e-6 * pending.level);
+        self.learn_weights(&pending, value, unit);
+        let slot = now.calendar.day_slot(now.calendar.phase(start_ms), self.quantiles.slots());
+        if let Ok(scales) = <&[f64; SCALES]>::try_from(pending.scales.as_slice()) {
+            let outcome = Outcome { value, center: pending.direct.median, scales, level: pending.level, slot };
+            self.quantiles.learn(outcome, unit);
+        }
+        if let Ok(values) = <&[f64; VALUES]>::try_from(pending.values.as_slice()) {
+            for expert in &mut self.experts {
+                expert.learn(Inputs { values, fourier, level: pending.level }, value);
+            }
+        }
+        Some(pending.direct)
+    }
+
+    fn learn_weights(&mut self, pending: &Pending, value: f64, unit: f64) {
+        let median = pending.direct.median;
+        let distance = median - value;
+        // A hit within rounding has no side.
+        let sign = if distance.abs() <= 1e-9 * pending.level { 0.0 } else { distance.signum() };
+        let regrets: Vec<f64> = pending.experts.iter().map(|forecast| sign * (forecast - median) / unit).collect();
+        self.for_median.learn(&regrets);
+
+        let mean = pending.direct.mean;
+        let slope = 2.0 * ((mean - value) / unit).clamp(-3.0, 3.0);
+        let regrets: Vec<f64> = pending.experts.iter().map(|forecast| slope * (forecast - mean) / unit).collect();
+        self.for_mean.learn(&regrets);
+    }
+
+    /// Brings the experts up to date with what they learned.
+    pub(crate) fn refresh(&mut self) {
+        for expert in &mut self.experts {
+            expert.refresh();
+        }
+    }
+
+    /// Forecasts from the newest interval, and remembers the forecast until its target comes.
+    pub(crate) fn forecast(&mut self, now: Now<'_>) -> Option<Direct> {
+        let (origin, _) = now.history.series.newest()?;
+        let target = origin + i64::from(self.steps);
+        let level = now.history.level();
+        let values = features::values(now.history, now.seasons, now.calendar, target, level);
+        let phase = now.calendar.phase(now.history.series.start_ms(target));
+        let fourier = now.calendar.fourier(phase);
+        let inputs = Inputs { values: &values, fourier: &fourier, level };
+        let origin = Origin {
+            history: now.history,
+            seasons: now.seasons,
+            calendar: now.calendar,
+            target,
+            steps: self.steps,
+            inputs,
+        };
+
+        let experts: Vec<f64> = self.experts.iter().map(|expert| expert.predict(&origin).unwrap_or(f64::NAN)).collect();
+        let fallback = now.history.last_value();
+        let median = self.for_median.mix(&experts).unwrap_or(fallback);
+        let mean = self.for_mean.mix(&experts).unwrap_or(fallback);
+        let scales = self.quantiles.scales(median, level, now.calendar.day_slot(phase, self.quantiles.slots()));
+        let quantiles = self.quantiles.at(median, &scales);
+        let direct = Direct { steps: self.steps, mean, median, quantiles };
+
+        while self.pending.len() >= self.steps as usize {
+            self.pending.pop_front();
+        }
+        self.pending.push_back(Pending {
+            target,
+            level,
+            direct: direct.clone(),
+            values: values.to_vec(),
+            experts,
+            scales: scales.to_vec(),
+        });
+        Some(direct)
+    }
+
+    /// Most bytes that this horizon ever takes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let pending = VALUES + self.experts.len() + SCALES + 2 * self.quantiles.levels() + 8;
+        let combiners = 2 * 5 * self.experts.len();
+        self.experts.iter().map(Expert::memory_bytes).sum::<usize>()
+            + self.quantiles.memory_bytes()
+            + (pending * self.steps as usize + combiners) * size_of::<f64>()
+    }
+}
+
+/// Weights of the experts before anything is known.
+fn prior(steps: u32, kinds: &[ExpertKind], seasons: Seasons) -> Vec<f64> {
+    let lead_days = f64::from(steps) / seasons.day_steps as f64;
+    kinds.iter().map(|kind| kind.prior(lead_days)).collect()
+}
+
+impl Pending {
+    fn fits(&self, experts: usize, levels: usize) -> bool {
+        let finite = |values: &[f64]| values.iter().all(|value| value.is_finite());
+        self.values.len() == VALUES
+            && self.experts.len() == experts
+            && self.scales.len() == SCALES
+            && self.direct.fits(levels)
+            && finite(&self.values)
+            && finite(&self.scales)
+            && self.scales.iter().all(|scale| *scale > 0.0)
+            && !self.experts.iter().any(|forecast| forecast.is_infinite())
+            && self.level.is_finite()
+            && self.level > 0.0
+    }
+}
+
+impl Direct {
+    pub(crate) fn fits(&self, levels: usize) -> bool {
+        let sound = |value: f64| value.is_finite() && value >= 0.0;
+        self.quantiles.len() == levels
+            && sound(self.mean)
+            && sound(self.median)
+            && self.quantiles.iter().all(|quantile| sound(*quantile))
+            && self.quantiles.is_sorted()
+    }
+}

@@ -1,0 +1,91 @@
+//! A ring of `f64`: the newest `capacity` values, the oldest overwritten.
+
+use serde::{Deserialize, Serialize};
+
+/// Values by age: `get(0)` is the newest.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Ring {
+    capacity: usize,
+    /// Where the next value goes once the ring is full.
+    next: usize,
+    #[serde(with = "crate::bits")]
+    values: Vec<f64>,
+}
+
+impl Ring {
+    /// An empty ring; `capacity` at least 1.
+    pub(crate) fn new(capacity: usize) -> Self {
+        Ring { capacity: capacity.max(1), next: 0, values: Vec::new() }
+    }
+
+    /// True if a ring read from outside is one of this capacity.
+    pub(crate) fn fits(&self, capacity: usize) -> bool {
+        self.capacity == capacity
+            && self.values.len() <= capacity
+            && self.next < capacity
+            && (self.values.len() == capacity || self.next == 0)
+            && !self.values.iter().any(|value| value.is_infinite())
+    }
+
+    pub(crate) fn push(&mut self, value: f64) {
+        if self.values.len() < self.capacity {
+            // All at once: doubling would end at up to twice the capacity.
+            self.values.reserve_exact(self.capacity - self.values.len());
+            self.values.push(value);
+        } else {
+            self.values[self.next] = value;
+            self.next = (self.next + 1) % self.capacity;
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    pub(crate) fn get(&self, back: usize) -> Option<f64> {
+        self.position(back).map(|position| self.values[position])
+    }
+
+    /// Overwrites a value; nothing happens if there is none that old.
+    pub(crate) fn set(&mut self, back: usize, value: f64) {
+        if let Some(position) = self.position(back) {
+            self.values[position] = value;
+        }
+    }
+
+    fn position(&self, back: usize) -> Option<usize> {
+        let len = self.values.len();
+        (back < len).then(|| (self.next + len - 1 - back) % len)
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.values.clear();
+        self.next = 0;
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.capacity * size_of::<f64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_the_newest() {
+        let mut ring = Ring::new(3);
+        assert_eq!(ring.get(0), None);
+        for (pushed, value) in [1.0, 2.0, 3.0, 4.0, 5.0].into_iter().enumerate() {
+            ring.push(value);
+            assert_eq!(ring.get(0), Some(value));
+            assert_eq!(ring.len(), (pushed + 1).min(3));
+        }
+        assert_eq!([ring.get(2), ring.get(3)], [Some(3.0), None]);
+        ring.set(1, 40.0);
+        assert_eq!(ring.get(1), Some(40.0));
+        ring.clear();
+        ring.push(7.0);
+        assert_eq!([ring.get(0), ring.get(1)], [Some(7.0), None]);
+    }
+}

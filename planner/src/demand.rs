@@ -1,0 +1,264 @@
+//! How much load each service must carry, one set-up time ahead.
+//!
+//! The demand is the highest forecast quantile between now and the time when a node ordered at the *next* decision
+//! would be ready. Two things correct it:
+//!
+//! - the **nowcast guard**: when the rate just observed, less one standard deviation, is above that forecast, the
+//!   near path is lifted to the observed rate and what it takes to work off the backlog within a period;
+//! - **hysteresis**: a demand that is only a little lower (`hysteresis`), or lower since a short time (`hold`), does
+//!   not count as lower. So noise can raise the plan once but cannot make it flap.
+//!
+//! Invariants: pure; planning again at the same time from the result gives the same demand.
+//! Left out: the margin for queueing (`margin`), and what serves the demand (`plan`).
+
+use crate::model::{ObservedRate, PreviousDemand, Service, Settings};
+use schemas::EpochMs;
+use schemas::workload::WorkloadForecast;
+
+/// Window over which the observed rate is taken when nothing else is configured.
+pub const NOWCAST_WINDOW_MS: i64 = 20_000;
+
+/// Where a demand comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The forecast's quantile.
+    Forecast,
+    /// The observed rate is above the forecast.
+    Guard,
+    /// There is no forecast that covers now.
+    ObservedOnly,
+    /// The plan before still stands: nothing is known, or demand is not lower for long enough.
+    Held,
+    /// Nothing is known of this service.
+    Unknown,
+}
+
+/// What a service must carry, and why.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Demand {
+    /// To be carried, requests per second.
+    pub rps: f64,
+    /// Before hysteresis.
+    pub raw_rps: f64,
+    /// Forecast quantile alone; 0 without a forecast.
+    pub forecast_rps: f64,
+    /// Rate observed last; 0 without one.
+    pub observed_rps: f64,
+    /// Begin of the window that was observed, else the time of the decision.
+    pub sample_start_ms: EpochMs,
+    /// When load last justified `rps`.
+    pub justified_at_ms: EpochMs,
+    /// How far ahead was looked.
+    pub lead_ms: i64,
+    /// Where `rps` comes from.
+    pub source: Source,
+    /// True when the forecast ends before the time looked at; its last step stands for the rest.
+    pub forecast_short: bool,
+}
+
+/// The demand of one service, `setup_ms` being its set-up time on the flavor that it would be given.
+pub fn demand(
+    service: &Service,
+    setup_ms: i64,
+    previous: Option<&PreviousDemand>,
+    now_ms: EpochMs,
+    settings: &Settings,
+) -> Demand {
+    let lead_ms = (setup_ms.max(0) + settings.period_ms).min(settings.horizon_ms);
+    let load = &service.load;
+    let forecast = load.forecast.as_ref().and_then(|f| peak(f, settings.quantile, now_ms, now_ms + lead_ms));
+    let observed = load.observed.as_ref();
+    let dispersion = load.dispersion.unwrap_or(settings.dispersion);
+    let near_rps = observed.map_or(0.0, |o| o.rate_rps) + backlog_rps(load.backlog, settings);
+    let sigma_rps = observed.map_or(0.0, |o| sigma(o, dispersion));
+    let (raw_rps, source) = match (&forecast, observed) {
+        (Some(f), Some(_)) if near_rps - sigma_rps > f.rps => (near_rps, Source::Guard),
+        (Some(f), _) => (f.rps, Source::Forecast),
+        // Two standard deviations stand in for the quantile that no forecast gives.
+        (None, Some(_)) => (near_rps + 2.0 * sigma_rps, Source::ObservedOnly),
+        (None, None) if previous.is_some() => (previous.map_or(0.0, |p| p.demand_rps), Source::Held),
+        (None, None) => (0.0, Source::Unknown),
+    };
+    let (rps, justified_at_ms, held) = hold(raw_rps, previous, now_ms, settings);
+    Demand {
+        rps,
+        raw_rps,
+        forecast_rps: forecast.as_ref().map_or(0.0, |f| f.rps),
+        observed_rps: observed.map_or(0.0, |o| o.rate_rps),
+        sample_start_ms: observed.map_or(now_ms, |o| o.start_ms),
+        justified_at_ms,
+        lead_ms,
+        source: if held { Source::Held } else { source },
+        forecast_short: forecast.is_some_and(|f| f.short),
+    }
+}
+
+struct Peak {
+    rps: f64,
+    short: bool,
+}
+
+/// Highest quantile in `[from, to)`. `None` when the forecast says nothing about `from`.
+fn peak(forecast: &WorkloadForecast, quantile: f64, from_ms: EpochMs, to_ms: EpochMs) -> Option<Peak> {
+    let rps = forecast.max_quantile_rps(quantile, from_ms, to_ms)?;
+    let last = forecast.steps.last()?;
+    let end_ms = last.start_ms + forecast.interval_ms as i64;
+    (rps.is_finite() && end_ms > from_ms).then_some(Peak { rps: rps.max(0.0), short: end_ms < to_ms })
+}
+
+/// Standard deviation of a mean rate over its window, for arrivals with this index of dispersion.
+fn sigma(observed: &ObservedRate, dispersion: f64) -> f64 {
+    let window_s = (observed.window_ms.max(1)) as f64 / 1000.0;
+    (dispersion * observed.rate_rps.max(0.0) / window_s).sqrt()
+}
+
+/// Extra rate that works off the backlog until the next decision.
+fn backlog_rps(backlog: u64, settings: &Settings) -> f64 {
+    backlog as f64 * 1000.0 / settings.period_ms.max(1) as f64
+}
+
+/// Demand after hysteresis, when it was justified, and whether the demand before was held up.
+fn hold(raw_rps: f64, previous: Option<&PreviousDemand>, now_ms: EpochMs, settings: &Settings) -> (f64, EpochMs, bool) {
+    let Some(previous) = previous else { return (raw_rps, now_ms, false) };
+    let before = previous.demand_rps;
+    if raw_rps >= before {
+        (raw_rps, now_ms, false)
+    } else if raw_rps >= before * (1.0 - settings.hysteresis) {
+        (before, now_ms, true)
+    } else if now_ms - previous.justified_at_ms < settings.hold_ms {
+        (before, previous.justified_at_ms, true)
+    } else {
+        (raw_rps, now_ms, false)
+    }
+}
+
+impl Demand {
+    /// Where the number comes from, for a person.
+    pub fn sentence(&self, quantile: f64) -> String {
+        let ahead_s = self.lead_ms as f64 / 1000.0;
+        let short = if self.forecast_short { ", whose last step stands for what it does not reach" } else { "" };
+        match self.source {
+            Source::Forecast => format!(
+                "{:.1} requests/s is the highest p{:.0} of the forecast over the next {ahead_s:.0} s{short}",
+                self.rps,
+                quantile * 100.0
+            ),
+            Source::Guard => format!(
+                "{:.1} requests/s, since {:.1} were observed, above the forecast of {:.1}",
+                self.rps, self.observed_rps, self.forecast_rps
+            ),
+            Source::ObservedOnly => format!(
+                "{:.1} requests/s from the {:.1} observed, since no forecast covers now",
+                self.rps, self.observed_rps
+            ),
+            Source::Held => format!(
+                "{:.1} requests/s as before: {:.1} is not lower by enough, or not for long enough",
+                self.rps, self.raw_rps
+            ),
+            Source::Unknown => "nothing is known of its load yet".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{forecast, service};
+    use proptest::prelude::*;
+
+    fn observed(rate_rps: f64) -> Option<ObservedRate> {
+        Some(ObservedRate { start_ms: 0, window_ms: 20_000, rate_rps })
+    }
+
+    fn settings() -> Settings {
+        Settings::default()
+    }
+
+    #[test]
+    fn looks_one_set_up_time_and_one_period_ahead() {
+        let mut s = service("s");
+        s.load.forecast = Some(forecast("s", 0, &[10.0, 20.0, 30.0, 40.0, 50.0, 60.0]));
+        assert_eq!(demand(&s, 0, None, 0, &settings()).rps, 10.0);
+        assert_eq!(demand(&s, 10_001, None, 0, &settings()).rps, 30.0);
+        let far = demand(&s, 90_000, None, 0, &settings());
+        assert!(far.rps == 60.0 && far.forecast_short);
+        let cut = Settings { horizon_ms: 20_000, ..settings() };
+        assert_eq!(demand(&s, 90_000, None, 0, &cut).rps, 20.0);
+        // A falling load is planned at its present height.
+        s.load.forecast = Some(forecast("s", 0, &[60.0, 10.0, 10.0]));
+        assert_eq!(demand(&s, 0, None, 9_999, &settings()).rps, 60.0);
+        assert_eq!(demand(&s, 0, None, 10_000, &settings()).rps, 10.0);
+    }
+
+    #[test]
+    fn the_guard_lifts_the_near_path_only_beyond_one_sigma() {
+        let mut s = service("s");
+        s.load.forecast = Some(forecast("s", 0, &[100.0; 6]));
+        s.load.observed = observed(102.0);
+        assert_eq!(demand(&s, 0, None, 0, &settings()).source, Source::Forecast, "sigma is 2.3");
+        s.load.observed = observed(110.0);
+        let lifted = demand(&s, 0, None, 0, &settings());
+        assert_eq!((lifted.source, lifted.rps), (Source::Guard, 110.0));
+        s.load.observed = observed(100.0);
+        s.load.backlog = 200;
+        assert_eq!(demand(&s, 0, None, 0, &settings()).rps, 120.0, "200 waiting over 10 s");
+    }
+
+    #[test]
+    fn a_stale_forecast_does_not_count() {
+        let mut s = service("s");
+        s.load.forecast = Some(forecast("s", 0, &[100.0; 3]));
+        s.load.observed = observed(20.0);
+        let d = demand(&s, 0, None, 30_000, &settings());
+        assert_eq!((d.source, d.rps), (Source::ObservedOnly, 22.0));
+        s.load.observed = None;
+        assert_eq!(demand(&s, 0, None, 30_000, &settings()).source, Source::Unknown);
+        let before = PreviousDemand { service: "s".into(), demand_rps: 7.0, justified_at_ms: 0 };
+        assert_eq!(demand(&s, 0, Some(&before), 1_000_000, &settings()).rps, 7.0, "blind: keep what was");
+    }
+
+    #[test]
+    fn lower_demand_counts_only_after_the_hold_time() {
+        let mut s = service("s");
+        s.load.forecast = Some(forecast("s", 0, &[50.0; 60]));
+        let before = PreviousDemand { service: "s".into(), demand_rps: 100.0, justified_at_ms: 10_000 };
+        let at = |now| demand(&s, 0, Some(&before), now, &settings());
+        assert_eq!((at(69_999).rps, at(69_999).justified_at_ms), (100.0, 10_000));
+        assert_eq!((at(70_000).rps, at(70_000).justified_at_ms), (50.0, 70_000));
+    }
+
+    proptest! {
+        #[test]
+        fn planning_again_at_the_same_time_changes_nothing(
+            rates in prop::collection::vec(0.0f64..500.0, 1..30), seen in prop::option::of(0.0f64..500.0),
+            before in prop::option::of((0.0f64..500.0, -200_000i64..0)), setup in 0i64..200_000, backlog in 0u64..1000
+        ) {
+            let mut s = service("s");
+            s.load.forecast = Some(forecast("s", 0, &rates));
+            s.load.observed = seen.and_then(observed);
+            s.load.backlog = backlog;
+            let before = before.map(|(demand_rps, justified_at_ms)| PreviousDemand { service: "s".into(), demand_rps, justified_at_ms });
+            let first = demand(&s, setup, before.as_ref(), 5_000, &settings());
+            let again = PreviousDemand { service: "s".into(), demand_rps: first.rps, justified_at_ms: first.justified_at_ms };
+            let second = demand(&s, setup, Some(&again), 5_000, &settings());
+            prop_assert_eq!(first.rps, second.rps);
+            prop_assert_eq!(first.justified_at_ms, second.justified_at_ms);
+            prop_assert!(first.rps >= first.raw_rps);
+        }
+
+        #[test]
+        fn small_noise_never_lowers_the_demand(noise in prop::collection::vec(-0.02f64..0.02, 2..50), level in 1.0f64..1000.0) {
+            let mut before: Option<PreviousDemand> = None;
+            for (i, n) in noise.iter().enumerate() {
+                let mut s = service("s");
+                let now = i as i64 * 30_000;
+                s.load.forecast = Some(forecast("s", now, &[level * (1.0 + n); 60]));
+                let d = demand(&s, 60_000, before.as_ref(), now, &settings());
+                if let Some(b) = &before {
+                    prop_assert!(d.rps >= b.demand_rps);
+                }
+                before = Some(PreviousDemand { service: "s".into(), demand_rps: d.rps, justified_at_ms: d.justified_at_ms });
+            }
+        }
+    }
+}

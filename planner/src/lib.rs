@@ -1,0 +1,44 @@
+//! Decides what to lease, start, keep, renew, let lapse and stop, and where every instance runs.
+//!
+//! Purpose: turn the forecast of every service into a fleet that carries it inside its latency objective at least
+//! cost, and say why. The decision is [`plan()`], a pure function over [`model::PlanInputs`]; the service around it
+//! gathers the inputs from topics, publishes the plan on `allocation.control` and lets a provider act on it.
+//!
+//! Invariants:
+//! - The core (`model`, `margin`, `cost`, `demand`, `lease`, `pack`, `grow`, `shrink`, `plan`, `report`, `explain`,
+//!   `ledger`, `fleet`) depends on `schemas` alone: no clock, no environment, no I/O, fixed iteration order.
+//! - Every plan carries its reasons; "short by N, because …" is a value in it, not an error.
+//! - A plan is published before anything acts on it.
+//!
+//! Left out: forecasting (crate `forecaster`), scaling inside a node (crate `executor`).
+
+pub mod config;
+pub mod cost;
+pub mod demand;
+mod error;
+pub mod explain;
+pub mod fleet;
+mod grow;
+pub mod lease;
+pub mod ledger;
+pub mod load;
+pub mod margin;
+pub mod metrics;
+pub mod model;
+mod pack;
+mod plan;
+#[cfg(test)]
+mod properties;
+pub mod provider;
+mod report;
+#[cfg(test)]
+mod scenarios;
+mod service;
+mod shrink;
+#[cfg(test)]
+mod testing;
+
+pub use config::Config;
+pub use error::Error;
+pub use plan::plan;
+pub use service::{load_profiles, run, run_with};

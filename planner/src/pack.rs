@@ -1,0 +1,389 @@
+//! Where instances run: services spread over nodes, several services sharing one.
+//!
+//! Topology: the partitions of a service split its arrivals over the group members of the nodes that host it, and a
+//! partition is not divided: of 4 partitions, one of 3 nodes gets 2. Inside a node all workers of the service share
+//! one queue. So a set of nodes carries a rate only if each of them carries the largest share that may fall to it,
+//! and the queueing margin is paid once a node.
+//!
+//! Invariants: instances on a node never take more cores, GPUs or memory than it has; a service has at most one
+//! instance on a node, at most `max` and at most as many as its topic has partitions. Everything here depends only
+//! on the nodes, what they host and the demands, in a fixed order, so that a finished placement is kept as it is.
+//! Left out: which nodes should exist (`plan`), and moving one instance to make room for another.
+
+use crate::cost::Ladder;
+use crate::demand::Demand;
+use crate::lease::Terms;
+use crate::model::{Flavor, FleetNode, Members, PlanInputs, Service};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Rates below this count as none, requests per second.
+pub(crate) const NO_LOAD_RPS: f64 = 1e-3;
+/// Rates closer than this are equal, requests per second.
+pub(crate) const TOLERANCE_RPS: f64 = 1e-6;
+
+/// What is fixed during one decision. Services and flavors are in name order; both are referred to by index.
+pub(crate) struct Problem<'a> {
+    pub(crate) inputs: &'a PlanInputs,
+    pub(crate) services: Vec<&'a Service>,
+    pub(crate) flavors: Vec<&'a Flavor>,
+    /// By service, then flavor; the error says why it cannot run there.
+    pub(crate) ladders: Vec<Vec<Result<Ladder, String>>>,
+    /// By service.
+    pub(crate) demands: Vec<Demand>,
+    /// Services in the order in which they are served: priority, then price, then name.
+    pub(crate) order: Vec<usize>,
+}
+
+impl Problem<'_> {
+    pub(crate) fn ladder(&self, service: usize, flavor: usize) -> Option<&Ladder> {
+        self.ladders[service][flavor].as_ref().ok()
+    }
+
+    pub(crate) fn demand_rps(&self, service: usize) -> f64 {
+        self.demands[service].rps
+    }
+
+    /// Group members that a node with `cores` has for a service.
+    pub(crate) fn weight(&self, cores: u32) -> u32 {
+        match self.inputs.settings.members {
+            Members::OnePerNode => 1,
+            Members::OnePerCore => cores.max(1),
+        }
+    }
+
+    /// Largest share of the service's arrivals that may fall to `weight` of all `total` members.
+    pub(crate) fn share(&self, service: usize, weight: u32, total: u32) -> f64 {
+        let share = match self.services[service].partitions {
+            Some(p) if p > 0 => f64::from(weight) * f64::from(p.div_ceil(total.max(1))) / f64::from(p),
+            _ => f64::from(weight) / f64::from(total.max(1)),
+        };
+        share.min(1.0)
+    }
+
+    /// Members that a service needs so that none of them gets more than `1 / parts` of its arrivals.
+    pub(crate) fn members_for(&self, service: usize, parts: f64) -> Option<f64> {
+        match self.services[service].partitions {
+            Some(p) if p > 0 => {
+                let each = (f64::from(p) / parts + 1e-9).floor();
+                (each >= 1.0).then(|| (f64::from(p) / each - 1e-9).ceil())
+            }
+            _ => Some(parts),
+        }
+    }
+
+    /// Nothing has to run for this service.
+    pub(crate) fn wants_nothing(&self, service: usize) -> bool {
+        self.demand_rps(service) < NO_LOAD_RPS && self.services[service].min == 0
+    }
+}
+
+/// Where a node comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// In the fleet, at this index of the inputs.
+    Fleet(usize),
+    /// Would be ordered by this plan.
+    New,
+}
+
+/// A node that can host.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Node {
+    pub(crate) id: String,
+    pub(crate) flavor: usize,
+    pub(crate) origin: Origin,
+    pub(crate) cores: u32,
+    /// MiB; infinite when it is not checked.
+    pub(crate) memory_mib: f64,
+    pub(crate) gpus: u32,
+    /// Set up and serving.
+    pub(crate) ready: bool,
+    /// Paid for beyond the next decision: giving it up saves nothing yet.
+    pub(crate) sunk: bool,
+    /// Ordered to take over from a dearer node, so it is not superfluous while that one still runs.
+    pub(crate) replacement: bool,
+    /// Services whose model failed to load here.
+    pub(crate) failed: BTreeSet<usize>,
+    /// Services that serve here at the moment.
+    pub(crate) live: BTreeSet<usize>,
+    /// Workers by service.
+    pub(crate) hosts: BTreeMap<usize, u32>,
+}
+
+impl Node {
+    pub(crate) fn is_new(&self) -> bool {
+        self.origin == Origin::New
+    }
+
+    /// Order of names in which 10 comes after 9, so that nodes of one plan are preferred in the order of their making.
+    pub(crate) fn cmp_name(&self, other: &Node) -> std::cmp::Ordering {
+        self.id.len().cmp(&other.id.len()).then_with(|| self.id.cmp(&other.id))
+    }
+
+    pub(crate) fn in_use(&self) -> bool {
+        !self.hosts.is_empty()
+    }
+
+    /// A node of this plan.
+    pub(crate) fn new(id: String, flavor_index: usize, flavor: &Flavor) -> Self {
+        Node {
+            id,
+            flavor: flavor_index,
+            origin: Origin::New,
+            cores: flavor.cores,
+            memory_mib: memory_mib(flavor),
+            gpus: flavor.gpus,
+            ready: false,
+            sunk: false,
+            replacement: false,
+            failed: BTreeSet::new(),
+            live: BTreeSet::new(),
+            hosts: BTreeMap::new(),
+        }
+    }
+
+    /// A node of the fleet. `then_ms` is when a node ordered at the next decision would be ready.
+    pub(crate) fn existing(
+        index: usize,
+        node: &FleetNode,
+        flavor_index: usize,
+        problem: &Problem<'_>,
+        then_ms: i64,
+    ) -> Self {
+        let flavor = problem.flavors[flavor_index];
+        let by_name = |name: &str| problem.services.iter().position(|s| s.name == name);
+        let known = || node.hosts.iter().filter_map(|h| by_name(&h.service).map(|s| (s, h)));
+        let hosts = known().filter(|(s, h)| h.failed.is_none() && problem.ladder(*s, flavor_index).is_some());
+        Node {
+            id: node.node.clone(),
+            origin: Origin::Fleet(index),
+            cores: node.cores.unwrap_or(flavor.cores),
+            ready: node.state == crate::model::FleetState::Ready,
+            sunk: Terms::of(flavor).is_sunk(node.lease, then_ms),
+            failed: known().filter(|(_, h)| h.failed.is_some()).map(|(s, _)| s).collect(),
+            live: known().filter(|(_, h)| h.ready && h.failed.is_none()).map(|(s, _)| s).collect(),
+            hosts: hosts.map(|(s, h)| (s, h.workers.max(1))).collect(),
+            ..Node::new(node.node.clone(), flavor_index, flavor)
+        }
+    }
+}
+
+fn memory_mib(flavor: &Flavor) -> f64 {
+    if flavor.memory_gib > 0.0 { flavor.memory_gib * 1024.0 } else { f64::INFINITY }
+}
+
+/// Workers by node index.
+pub(crate) type Assignment = Vec<(usize, u32)>;
+
+/// Nodes and what they host.
+#[derive(Clone)]
+pub(crate) struct Packing<'p> {
+    pub(crate) problem: &'p Problem<'p>,
+    pub(crate) nodes: Vec<Node>,
+}
+
+impl Packing<'_> {
+    /// Nodes that host the service, by index.
+    pub(crate) fn hosting(&self, service: usize) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|&i| self.nodes[i].hosts.contains_key(&service)).collect()
+    }
+
+    /// Most workers that the service could have on the node beside what the others have there.
+    pub(crate) fn room(&self, service: usize, index: usize) -> u32 {
+        let node = &self.nodes[index];
+        let Some(ladder) = self.problem.ladder(service, node.flavor) else { return 0 };
+        if node.failed.contains(&service) {
+            return 0;
+        }
+        let (mut cores, mut gpus, mut memory_mib) = (node.cores, node.gpus, node.memory_mib);
+        for (&other, &workers) in node.hosts.iter().filter(|(s, _)| **s != service) {
+            if let Some(taken) = self.problem.ladder(other, node.flavor) {
+                cores = cores.saturating_sub(taken.cores(workers));
+                gpus = gpus.saturating_sub(taken.gpus);
+                memory_mib -= taken.memory_mib;
+            }
+        }
+        if gpus < ladder.gpus || memory_mib < ladder.memory_mib { 0 } else { ladder.most_workers(cores) }
+    }
+
+    /// Rate that the service carries on the node with this many workers.
+    fn carry_rps(&self, service: usize, index: usize, workers: u32) -> f64 {
+        self.problem.ladder(service, self.nodes[index].flavor).map_or(0.0, |l| l.carry_rps(workers))
+    }
+
+    fn weight(&self, index: usize) -> u32 {
+        self.problem.weight(self.nodes[index].cores)
+    }
+
+    /// Rate that the node could carry for the service, for each of its group members: what decides how well it takes
+    /// its share of the arrivals.
+    pub(crate) fn potential(&self, service: usize, index: usize) -> f64 {
+        self.carry_rps(service, index, self.room(service, index)) / f64::from(self.weight(index))
+    }
+
+    /// Share of the service's arrivals that may fall to each of these nodes, largest case.
+    pub(crate) fn shares(&self, service: usize, members: &[usize]) -> Vec<f64> {
+        let total: u32 = members.iter().map(|&i| self.weight(i)).sum();
+        members.iter().map(|&i| self.problem.share(service, self.weight(i), total)).collect()
+    }
+
+    /// Rate that these instances carry together, each with the largest share that may fall to it.
+    pub(crate) fn carried_by(&self, service: usize, instances: &[(usize, u32)]) -> f64 {
+        let members: Vec<usize> = instances.iter().map(|&(i, _)| i).collect();
+        let shares = self.shares(service, &members);
+        let rates = instances.iter().zip(shares).map(|(&(i, w), share)| self.carry_rps(service, i, w) / share);
+        if instances.is_empty() { 0.0 } else { rates.fold(f64::INFINITY, f64::min) }
+    }
+
+    /// Present instances of a service.
+    pub(crate) fn instances(&self, service: usize) -> Assignment {
+        let workers = |i: usize| self.nodes[i].hosts.get(&service).copied();
+        (0..self.nodes.len()).filter_map(|i| workers(i).map(|w| (i, w))).collect()
+    }
+
+    /// Rate that the service's present instances carry.
+    pub(crate) fn carried(&self, service: usize) -> f64 {
+        self.carried_by(service, &self.instances(service))
+    }
+
+    /// Load of the service that its present instances cannot carry.
+    pub(crate) fn shortfall(&self, service: usize) -> f64 {
+        let missing = self.problem.demand_rps(service) - self.carried(service);
+        if missing > TOLERANCE_RPS && self.problem.demand_rps(service) >= NO_LOAD_RPS { missing } else { 0.0 }
+    }
+
+    /// Fewest workers with which these nodes carry `rate_rps`; `None` if one of them cannot take its share.
+    pub(crate) fn spread(&self, service: usize, rate_rps: f64, members: &[usize]) -> Option<Assignment> {
+        members
+            .iter()
+            .zip(self.shares(service, members))
+            .map(|(&i, share)| {
+                let ladder = self.problem.ladder(service, self.nodes[i].flavor)?;
+                let workers = ladder.workers_for(rate_rps * share)?;
+                (workers <= self.room(service, i)).then_some((i, workers))
+            })
+            .collect()
+    }
+
+    /// Replaces the service's instances.
+    pub(crate) fn assign(&mut self, service: usize, assignment: &[(usize, u32)]) {
+        for node in &mut self.nodes {
+            node.hosts.remove(&service);
+        }
+        for &(i, workers) in assignment {
+            self.nodes[i].hosts.insert(service, workers);
+        }
+    }
+
+    /// Instances that the service may have at most and must have at least.
+    pub(crate) fn limits(&self, service: usize) -> (usize, usize) {
+        let s = self.problem.services[service];
+        let most = s.most_instances() as usize;
+        let least = if self.problem.wants_nothing(service) { 0 } else { (s.min as usize).max(1) };
+        (least.min(most), most)
+    }
+
+    /// A placement that carries the demand on the nodes to which `tier` gives a number, lower ones first. The nodes
+    /// that host the service already are kept if that is possible.
+    pub(crate) fn cover(&self, service: usize, tier: impl Fn(usize) -> Option<u8>) -> Option<Assignment> {
+        let rate_rps = self.problem.demand_rps(service);
+        let (least, most) = self.limits(service);
+        if self.problem.wants_nothing(service) {
+            return Some(Vec::new());
+        }
+        let mut members: Vec<usize> = self.hosting(service).into_iter().filter(|&i| tier(i).is_some()).collect();
+        let enough = |members: &[usize]| members.len() >= least && members.len() <= most;
+        if enough(&members)
+            && let Some(kept) = self.spread(service, rate_rps, &members)
+        {
+            return Some(kept);
+        }
+        for i in self.others(service, &tier) {
+            if members.len() >= most {
+                break;
+            }
+            members.push(i);
+            if enough(&members)
+                && let Some(grown) = self.spread(service, rate_rps, &members)
+            {
+                return Some(grown);
+            }
+        }
+        self.cover_afresh(service, &tier)
+    }
+
+    /// Usable nodes that do not host the service: lower tier, then more rate a member, then more members, then name.
+    pub(crate) fn others(&self, service: usize, tier: &impl Fn(usize) -> Option<u8>) -> Vec<usize> {
+        let mut others: Vec<(u8, usize, f64)> = (0..self.nodes.len())
+            .filter(|&i| !self.nodes[i].hosts.contains_key(&service))
+            .filter_map(|i| Some((tier(i)?, i, self.potential(service, i))))
+            .filter(|(_, _, potential)| *potential > 0.0)
+            .collect();
+        others.sort_by(|a, b| {
+            let (x, y) = (&self.nodes[a.1], &self.nodes[b.1]);
+            let weights = self.weight(b.1).cmp(&self.weight(a.1));
+            a.0.cmp(&b.0).then(b.2.total_cmp(&a.2)).then(weights).then(x.cmp_name(y))
+        });
+        others.into_iter().map(|(_, i, _)| i).collect()
+    }
+
+    /// The smallest set of nodes that carries the demand, present ones or not.
+    fn cover_afresh(&self, service: usize, tier: &impl Fn(usize) -> Option<u8>) -> Option<Assignment> {
+        let rate_rps = self.problem.demand_rps(service);
+        let (least, most) = self.limits(service);
+        let (best_rps, widest) = self.best_set(service, most, &|i| tier(i).is_some());
+        if best_rps < rate_rps - TOLERANCE_RPS || widest.len() < least {
+            return None;
+        }
+        (least.max(1)..=most.min(self.nodes.len())).find_map(|size| {
+            let (_, members) = self.best_set(service, size, &|i| tier(i).is_some());
+            if members.len() < least { None } else { self.spread(service, rate_rps, &members) }
+        })
+    }
+
+    /// The set of at most `size` nodes that could carry most, and how much. Its rate is bound by the smallest
+    /// potential in it, so the best set takes, above some potential, the nodes with most members.
+    pub(crate) fn best_set(&self, service: usize, size: usize, allowed: &dyn Fn(usize) -> bool) -> (f64, Vec<usize>) {
+        let mut usable: Vec<(f64, usize)> = (0..self.nodes.len())
+            .filter(|&i| allowed(i))
+            .map(|i| (self.potential(service, i), i))
+            .filter(|(potential, _)| *potential > 0.0)
+            .collect();
+        let by_name = |a: usize, b: usize| self.nodes[a].cmp_name(&self.nodes[b]);
+        usable.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| by_name(a.1, b.1)));
+        let mut best = (0.0, Vec::new());
+        for end in 1..=usable.len() {
+            let last_of_its_kind = usable.get(end).is_none_or(|next| next.0 < usable[end - 1].0);
+            if !last_of_its_kind {
+                continue;
+            }
+            let mut chosen: Vec<(f64, usize)> = usable[..end].to_vec();
+            if chosen.len() > size {
+                let by_weight = |a: usize, b: usize| self.weight(b).cmp(&self.weight(a));
+                chosen.sort_by(|a, b| by_weight(a.1, b.1).then(b.0.total_cmp(&a.0)).then_with(|| by_name(a.1, b.1)));
+                chosen.truncate(size);
+            }
+            let full: Assignment = chosen.iter().map(|&(_, i)| (i, self.room(service, i))).collect();
+            let rate_rps = self.carried_by(service, &full);
+            if !chosen.is_empty() && rate_rps > best.0 + TOLERANCE_RPS {
+                let mut members: Vec<usize> = chosen.into_iter().map(|(_, i)| i).collect();
+                members.sort_unstable();
+                best = (rate_rps, members);
+            }
+        }
+        best
+    }
+
+    /// As much of the demand as the usable nodes carry. Present instances stay if nothing carries more.
+    pub(crate) fn best_effort(&mut self, service: usize, allowed: &dyn Fn(usize) -> bool) {
+        let (_, most) = self.limits(service);
+        let (best_rps, members) = self.best_set(service, most, allowed);
+        let wanted = self.problem.demand_rps(service).min(best_rps);
+        if wanted <= self.carried(service) + TOLERANCE_RPS && !self.hosting(service).is_empty() {
+            return;
+        }
+        if let Some(assignment) = self.spread(service, wanted, &members) {
+            self.assign(service, &assignment);
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Algorithm 2: provision one set-up time ahead, renew before starting, let surplus leases lapse.
+//!
+//! For each service the demand of one set-up time ahead (`demand`) is placed on the nodes that will be there then:
+//! first what is in use, then nodes that are leased but idle, then new ones (`grow`). What is not needed any more is
+//! consolidated away (`shrink`): unloaded while its lease is paid, stopped after. Services share nodes (`pack`) and
+//! quotas; when not everything fits, the higher priority is served first and the rest is said to be short.
+//!
+//! Invariants, each a property test in `tests/properties.rs`:
+//! - planning again from the result changes nothing;
+//! - planned capacity covers the demand, or the shortfall is reported;
+//! - quotas, `min`, `max`, partitions and lease terms hold;
+//! - the order of the inputs does not matter;
+//! - more demand never lowers the cost;
+//! - noise of ±2 % does not make it flap.
+//!
+//! Barista 2019 counts `ceil(y' / n_req)` back-ends of one flavor for one service; with
+//! [`crate::model::CapacityRule::Paper`], one service and one flavor this is what comes out. It is a reconstruction.
+//! Left out: an exact programme over the horizon (the state of `Packing` is what it would optimise), spot nodes,
+//! mixed lease terms.
+
+use crate::cost::{rate, usd_per_million};
+use crate::demand::demand;
+use crate::lease::Terms;
+use crate::model::{Flavor, FleetNode, FleetState, Plan, PlanInputs, Service};
+use crate::pack::{Node, Origin, Packing, Problem, TOLERANCE_RPS};
+use crate::{report, shrink};
+
+/// Rounds of growing and shrinking at most; almost always the second changes nothing.
+const MOST_ROUNDS: usize = 8;
+
+/// Decides. Inputs that [`PlanInputs::problems`] complains about give a plan without meaning, never a panic.
+pub fn plan(inputs: &PlanInputs) -> Plan {
+    let problem = problem(inputs);
+    let mut packing = Packing { problem: &problem, nodes: usable_nodes(&problem) };
+    let mut next = inputs.naming.next;
+    for _ in 0..MOST_ROUNDS {
+        let before = packing.nodes.clone();
+        settle(&mut packing, &mut next);
+        if packing.nodes == before {
+            break;
+        }
+    }
+    report::report(&packing, next)
+}
+
+/// Grows to what is needed, then gives up what is not. What is given up can make room for what was short, hence
+/// the rounds in [`plan`].
+fn settle(packing: &mut Packing<'_>, next: &mut u64) {
+    trim(packing);
+    grow(packing, next);
+    if is_short(packing) {
+        prefer_priority(packing);
+    }
+    shrink::shrink(packing, next);
+    packing.nodes.retain(|n| !n.is_new() || n.in_use());
+}
+
+/// Ratings, demands and the order of service.
+fn problem(inputs: &PlanInputs) -> Problem<'_> {
+    let mut services: Vec<&Service> = inputs.services.iter().collect();
+    services.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut flavors: Vec<&Flavor> = inputs.flavors.iter().collect();
+    flavors.sort_by(|a, b| a.name.cmp(&b.name));
+    let ladders: Vec<Vec<_>> = services
+        .iter()
+        .map(|s| flavors.iter().map(|f| rate(s, f, &inputs.profiles, &inputs.settings)).collect())
+        .collect();
+    let mut problem = Problem { inputs, services, flavors, ladders, demands: Vec::new(), order: Vec::new() };
+    problem.demands = (0..problem.services.len())
+        .map(|s| {
+            let service = problem.services[s];
+            let setup_ms = problem.cheapest(s).map_or(0, |f| problem.setup_ms(s, f));
+            let previous = inputs.previous.iter().find(|p| p.service == service.name);
+            demand(service, setup_ms, previous, inputs.now_ms, &inputs.settings)
+        })
+        .collect();
+    let mut order: Vec<usize> = (0..problem.services.len()).collect();
+    let price = |s: usize| problem.cheapest(s).map_or(f64::INFINITY, |f| problem.usd_per_million(s, f));
+    order.sort_by(|&a, &b| {
+        let (x, y) = (problem.services[a], problem.services[b]);
+        y.priority.cmp(&x.priority).then(price(a).total_cmp(&price(b))).then(x.name.cmp(&y.name))
+    });
+    problem.order = order;
+    problem
+}
+
+impl Problem<'_> {
+    /// Price of a million requests on a full node; infinite where the service cannot run.
+    pub(crate) fn usd_per_million(&self, service: usize, flavor: usize) -> f64 {
+        self.ladder(service, flavor).map_or(f64::INFINITY, |l| usd_per_million(self.flavors[flavor], l))
+    }
+
+    /// The flavor with the lowest price for a request (Algorithm 1).
+    pub(crate) fn cheapest(&self, service: usize) -> Option<usize> {
+        (0..self.flavors.len())
+            .filter(|&f| self.ladder(service, f).is_some())
+            .min_by(|&a, &b| self.usd_per_million(service, a).total_cmp(&self.usd_per_million(service, b)))
+    }
+
+    /// From order to the first answer: boot, image, model.
+    pub(crate) fn setup_ms(&self, service: usize, flavor: usize) -> i64 {
+        let load_ms = self.ladder(service, flavor).map_or(0, |l| l.load_ms);
+        self.flavors[flavor].boot_ms() + self.inputs.settings.image_ms + load_ms
+    }
+
+    /// When a node of the flavor that is ordered at the next decision would serve: a lease that counts is valid then.
+    pub(crate) fn then_ms(&self, flavor: usize) -> i64 {
+        let setup_ms = (0..self.services.len()).map(|s| self.setup_ms(s, flavor)).max();
+        let setup_ms = setup_ms.unwrap_or_else(|| self.flavors[flavor].boot_ms());
+        self.inputs.now_ms + (setup_ms + self.inputs.settings.period_ms).min(self.inputs.settings.horizon_ms)
+    }
+
+    /// Position of a flavor by name.
+    pub(crate) fn flavor_of(&self, node: &FleetNode) -> Option<usize> {
+        self.flavors.iter().position(|f| f.name == node.flavor)
+    }
+
+    /// Part of `then_ms` that binds a node's lease: held by the second, giving up saves from the next decision on.
+    fn sunk_until_ms(&self, flavor: usize) -> i64 {
+        match Terms::of(self.flavors[flavor]).billing {
+            crate::lease::Billing::Second => self.inputs.now_ms,
+            crate::lease::Billing::Hour => self.then_ms(flavor),
+        }
+    }
+}
+
+/// Nodes that can host, by id.
+fn usable_nodes<'p>(problem: &'p Problem<'p>) -> Vec<Node> {
+    let can_host = |state| !matches!(state, FleetState::Draining | FleetState::Lost);
+    let fleet = problem.inputs.fleet.iter().enumerate().filter(|(_, n)| can_host(n.state));
+    let mut nodes: Vec<Node> = fleet
+        .filter_map(|(index, node)| {
+            let flavor = problem.flavor_of(node)?;
+            Some(Node::existing(index, node, flavor, problem, problem.sunk_until_ms(flavor)))
+        })
+        .collect();
+    nodes.sort_by(|a, b| a.cmp_name(b));
+    nodes
+}
+
+/// Gives back workers that present instances do not need, so that others find room.
+fn trim(packing: &mut Packing<'_>) {
+    for s in 0..packing.problem.services.len() {
+        if packing.problem.wants_nothing(s) {
+            packing.assign(s, &[]);
+            continue;
+        }
+        let present = packing.instances(s);
+        let members: Vec<usize> = present.iter().map(|&(i, _)| i).collect();
+        let Some(needed) = packing.spread(s, packing.problem.demand_rps(s), &members) else { continue };
+        if needed.iter().zip(&present).all(|(n, p)| n.1 <= p.1) {
+            packing.assign(s, &needed);
+        }
+    }
+}
+
+/// Places every service, in order, with new nodes where needed and allowed.
+fn grow(packing: &mut Packing<'_>, next: &mut u64) {
+    for &s in &packing.problem.order {
+        if let Some(assignment) = packing.cover(s, |i| Some(tier(&packing.nodes[i]))) {
+            packing.assign(s, &assignment);
+            continue;
+        }
+        if !fails_to_load(packing, s) {
+            packing.add_nodes_for(s, next);
+        }
+        match packing.cover(s, |i| Some(tier(&packing.nodes[i]))) {
+            Some(assignment) => packing.assign(s, &assignment),
+            None => packing.best_effort(s, &|_| true),
+        }
+    }
+}
+
+/// In use, then idle but leased, then new.
+fn tier(node: &Node) -> u8 {
+    match node.origin {
+        _ if node.in_use() => 0,
+        Origin::Fleet(_) => 1,
+        Origin::New => 2,
+    }
+}
+
+/// True when the model failed where it was tried and serves nowhere: more nodes would not help.
+pub(crate) fn fails_to_load(packing: &Packing<'_>, service: usize) -> bool {
+    let failed = packing.nodes.iter().any(|n| n.failed.contains(&service));
+    failed && !packing.nodes.iter().any(|n| n.live.contains(&service))
+}
+
+/// True when a service lacks capacity or instances that more room would give it.
+fn is_short(packing: &Packing<'_>) -> bool {
+    (0..packing.problem.services.len()).any(|s| {
+        let (least, _) = packing.limits(s);
+        packing.shortfall(s) > 0.0 || packing.hosting(s).len() < least
+    })
+}
+
+/// Places everything anew in order of priority on the nodes that there are, and keeps that if it serves a higher
+/// priority better than the placement that grew.
+fn prefer_priority(packing: &mut Packing<'_>) {
+    let mut fresh = packing.clone();
+    for node in &mut fresh.nodes {
+        node.hosts.clear();
+    }
+    let order = packing.problem.order.clone();
+    for &s in &order {
+        let (least, _) = fresh.limits(s);
+        // What must exist comes before what is wanted, with one worker each.
+        let room: Vec<(usize, u32)> = fresh.others(s, &|_| Some(0)).into_iter().take(least).map(|i| (i, 1)).collect();
+        fresh.assign(s, &room);
+    }
+    for &s in &order {
+        match fresh.cover(s, |_| Some(0)) {
+            Some(assignment) => fresh.assign(s, &assignment),
+            None => fresh.best_effort(s, &|_| true),
+        }
+    }
+    let lacking = |p: &Packing<'_>, s: usize| {
+        let (least, _) = p.limits(s);
+        (p.shortfall(s), least.saturating_sub(p.hosting(s).len()))
+    };
+    for &s in &order {
+        let ((fresh_rps, fresh_n), (grown_rps, grown_n)) = (lacking(&fresh, s), lacking(packing, s));
+        if fresh_n != grown_n || (fresh_rps - grown_rps).abs() > TOLERANCE_RPS {
+            if (fresh_n, fresh_rps) < (grown_n, grown_rps) {
+                *packing = fresh;
+            }
+            return;
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The command line as a person meets it.
+
+use std::process::{Command, Output};
+use tests::{barista, recorded, workspace};
+
+fn run(args: &[&str]) -> Output {
+    Command::new(barista()).args(args).output().expect("barista runs")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn every_command_has_help_with_an_example() {
+    let help = stdout(&run(&["--help"]));
+    let commands: Vec<&str> = help
+        .lines()
+        .skip_while(|l| !l.starts_with("Commands:"))
+        .skip(1)
+        .take_while(|l| l.starts_with("  "))
+        .filter_map(|l| l.split_whitespace().next())
+        .filter(|c| *c != "help")
+        .collect();
+    assert!(commands.len() >= 18, "{commands:?}");
+    for command in commands {
+        let text = stdout(&run(&[command, "--help"]));
+        let unavailable = text.contains("not available yet");
+        assert!(text.contains("Example: barista ") || unavailable, "{command}:\n{text}");
+    }
+}
+
+#[test]
+fn usage_and_configuration_faults_exit_with_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bad.toml");
+    std::fs::write(&file, "[kafka]\nbroker = \"x\"\n[planner]\nquantile = 7\n").unwrap();
+    let output = run(&["config", "check", "-c", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("did you mean `kafka.brokers`?"), "{}", stderr(&output));
+    for args in [["no-such-command", "x"], ["schema", "print"], ["config", "fry"]] {
+        assert_eq!(run(&args).status.code(), Some(2), "{args:?}");
+    }
+    assert_eq!(run(&["schema", "print", "no.such"]).status.code(), Some(2));
+    let simulate = run(&["simulate", "x.toml"]);
+    assert_eq!(simulate.status.code(), Some(2));
+    assert!(stderr(&simulate).contains("no simulator yet"));
+}
+
+#[test]
+fn configuration_prints_with_environment_and_without_secrets() {
+    let output = Command::new(barista())
+        .args(["config", "print"])
+        .env("BARISTA_KAFKA__TOPIC_PREFIX", "spring.")
+        .env("BARISTA_MQTT__USERNAME", "u")
+        .env("BARISTA_MQTT__PASSWORD", "hunter2")
+        .output()
+        .unwrap();
+    let text = stdout(&output);
+    assert!(text.contains("topic_prefix = \"spring.\""), "{text}{}", stderr(&output));
+    assert!(!text.contains("hunter2") && text.contains("***"));
+}
+
+#[test]
+fn schemas_are_printed() {
+    let list: serde_json::Value = serde_json::from_str(&stdout(&run(&["schema", "list", "--json"]))).unwrap();
+    assert!(list.as_array().unwrap().iter().any(|c| c["name"] == "workload.forecast.v1"));
+    let schema: serde_json::Value =
+        serde_json::from_str(&stdout(&run(&["schema", "print", "workload.forecast"]))).unwrap();
+    assert_eq!(schema["properties"]["schema"]["const"], "workload.forecast.v1");
+}
+
+#[test]
+fn doctor_says_what_is_there() {
+    let output = run(&["doctor", "--json", "--brokers", "127.0.0.1:1"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert!(report["cores"].as_u64().unwrap() >= 1 && report["memory_gib"].as_f64().unwrap() > 0.0);
+    assert_eq!(report["kafka"]["reachable"], false);
+    assert_eq!(report["cuda"]["available"], false);
+}
+
+#[test]
+fn a_model_is_profiled() {
+    let model = workspace().join("models/delay.onnx");
+    let output = run(&["profile", model.to_str().unwrap(), "--cores", "1", "--batch", "1", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let profile: schemas::profile::Profile = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(profile.problems(), Vec::<String>::new());
+    assert_eq!(profile.points.len(), 1);
+    let missing = run(&["profile", "no-such.onnx"]);
+    assert_eq!(missing.status.code(), Some(2));
+}
+
+#[test]
+fn a_series_is_scored() {
+    let Some(series) = recorded("load/elb_requests.csv") else { return };
+    let output = run(&["backtest", series.to_str().unwrap(), "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let horizons = report["horizons"].as_array().unwrap();
+    assert_eq!(horizons.len(), 4);
+    for horizon in horizons {
+        assert!(horizon["mase"].as_f64().unwrap() > 0.0 && horizon["coverage"]["0.95"].as_f64().unwrap() > 0.8);
+    }
+}

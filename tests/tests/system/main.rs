@@ -1,0 +1,10 @@
+//! System tests: the binary against brokers, as its users run it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod cli;
+mod demo;
+mod deploy;
+mod edges;
+mod ingest_loses_nothing;
+mod predictions;
