@@ -19,7 +19,7 @@ use crate::workload;
 use runtime::backoff::Backoff;
 use runtime::ports::Kind;
 use runtime::restore::read_to_end;
-use runtime::{Context, PortError, RevokeAck, Source, SourceEvent, SourceMode, SourceSpec, TopicPartition};
+use runtime::{Bus, Context, PortError, RevokeAck, Source, SourceEvent, SourceMode, SourceSpec, TopicPartition};
 use schemas::Topics;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -144,28 +144,12 @@ impl Service {
 
     async fn on_assigned(&mut self, partitions: &[TopicPartition]) -> Result<(), Error> {
         let topic = self.context.bus.topics().name(schemas::topics::AGGREGATE_STATE);
-        let states = self.read_states(&topic).await?;
+        let states = read_states(self.context.bus.as_ref(), &topic).await?;
         let numbers: Vec<i32> = partitions.iter().map(|tp| tp.partition).collect();
         self.pipeline.assign(&numbers, &states, self.context.clock.now_ms());
         tracing::info!(partitions = ?numbers, states = states.len(), "partitions assigned");
         self.context.readiness.set("aggregate", true, format!("windows over partitions {numbers:?}"));
         Ok(())
-    }
-
-    /// Reads the state topic; a broker that is away is waited for, because going on without state would lose rows.
-    async fn read_states(&self, topic: &str) -> Result<crate::state::StateRecords, Error> {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), 56);
-        loop {
-            match read_to_end(self.context.bus.as_ref(), topic).await {
-                Ok(restored) => return Ok(restored.newest),
-                Err(error) if error.kind() == Kind::Transient => {
-                    let delay = backoff.next_delay();
-                    tracing::warn!(%error, topic, ?delay, "state cannot be read; trying again");
-                    tokio::time::sleep(delay).await;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
     }
 
     async fn on_revoked(&mut self, partitions: &[TopicPartition], ack: RevokeAck) -> Result<(), Error> {
@@ -223,6 +207,22 @@ impl Service {
         self.source.resume(&of(&self.paused, &drifting));
         self.metrics.paused_partitions.set(drifting.len() as i64);
         self.paused = drifting;
+    }
+}
+
+/// Reads the state topic; a broker that is away is waited for, because going on without state would lose rows.
+async fn read_states(bus: &dyn Bus, topic: &str) -> Result<crate::state::StateRecords, Error> {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), 56);
+    loop {
+        match read_to_end(bus, topic).await {
+            Ok(restored) => return Ok(restored.newest),
+            Err(error) if error.kind() == Kind::Transient => {
+                let delay = backoff.next_delay();
+                tracing::warn!(%error, topic, ?delay, "state cannot be read; trying again");
+                tokio::time::sleep(delay).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

@@ -48,6 +48,7 @@ enum Command {
     #[command(after_help = "Example: barista executor -c barista.toml --node edge-1 --cores 4")]
     Executor(up::ExecutorArgs),
     /// Open Inference Protocol over HTTP and gRPC (not available yet).
+    #[command(after_help = "This version has no gateway: not available yet.")]
     Gateway(up::RoleArgs),
     /// The dashboard page.
     #[command(after_help = "Example: barista dashboard -c barista.toml")]
@@ -65,6 +66,7 @@ enum Command {
     #[command(after_help = "Example: barista backtest load.csv --horizon 1,2,6,12")]
     Backtest(backtest::Args),
     /// Policies side by side on a trace (not available yet).
+    #[command(after_help = "This version has no simulator: not available yet.")]
     Simulate(simulate::Args),
     /// One planning decision with its reasons.
     #[command(after_help = "Example: barista plan --explain inputs.json --json")]

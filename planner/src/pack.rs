@@ -374,12 +374,22 @@ impl Packing<'_> {
         best
     }
 
-    /// As much of the demand as the usable nodes carry. Present instances stay if nothing carries more.
+    /// As much of the demand as the usable nodes carry, on as many nodes as must be. Present instances stay if
+    /// nothing is better.
     pub(crate) fn best_effort(&mut self, service: usize, allowed: &dyn Fn(usize) -> bool) {
-        let (_, most) = self.limits(service);
-        let (best_rps, members) = self.best_set(service, most, allowed);
-        let wanted = self.problem.demand_rps(service).min(best_rps);
-        if wanted <= self.carried(service) + TOLERANCE_RPS && !self.hosting(service).is_empty() {
+        let (least, most) = self.limits(service);
+        let (_, mut members) = self.best_set(service, most, allowed);
+        let others = self.others(service, &|i| allowed(i).then_some(0));
+        for i in self.hosting(service).into_iter().chain(others) {
+            if members.len() < least && !members.contains(&i) && self.room(service, i) > 0 {
+                members.push(i);
+            }
+        }
+        let full: Assignment = members.iter().map(|&i| (i, self.room(service, i))).collect();
+        let wanted = self.problem.demand_rps(service).min(self.carried_by(service, &full));
+        let present = self.hosting(service).len();
+        let no_more = present.min(least) >= members.len().min(least);
+        if present > 0 && no_more && wanted <= self.carried(service) + TOLERANCE_RPS {
             return;
         }
         if let Some(assignment) = self.spread(service, wanted, &members) {
