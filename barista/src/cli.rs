@@ -16,7 +16,7 @@ struct Cli {
         long,
         global = true,
         env = "BARISTA_LOG",
-        default_value = "warn,barista=info,rumqttd=off",
+        default_value = "warn,barista=info,rumqttd=off,rdkafka=off,librdkafka=off",
         hide_env_values = true
     )]
     log: String,

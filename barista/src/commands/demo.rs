@@ -42,8 +42,6 @@ pub async fn run(args: Args, log: trace::Options) -> Outcome {
     if !(args.speed >= 1.0 && args.speed <= 1_000.0) {
         return Err(Failure::Usage("--speed: must be from 1 to 1000".to_owned()));
     }
-    // At the end the embedded broker goes before its clients: what librdkafka says of that helps nobody.
-    let log = trace::Options { filter: format!("{},rdkafka=off", log.filter), ..log };
     let guard = trace::init(&log).map_err(|e| Failure::Usage(e.to_string()))?;
     let demo = Demo {
         duration: args.duration.map(|d| d.get()),

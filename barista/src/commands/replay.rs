@@ -75,11 +75,14 @@ async fn play(publisher: &Publisher, messages: &[Recorded], rate: Rate, stop: &C
     let first_ms = messages.first().map_or(0, |m| m.received_at_ms);
     for message in messages {
         let due = begin + Duration::from_millis(rate.due_ms(first_ms, message.received_at_ms));
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            () = tokio::time::sleep_until(due), if due > Instant::now() => {}
-            else => {}
+        if due > Instant::now() {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep_until(due) => {}
+            }
+        }
+        if stop.is_cancelled() {
+            break;
         }
         publisher.publish(message.topic.clone(), message.payload.clone().into_bytes()).await?;
     }

@@ -4,7 +4,7 @@
 //! blocking an async thread. Why generations: a record that was buffered before its partition was revoked must not
 //! reach the service after the partition came back.
 
-use super::{KafkaConfig, blocking, broker_error, config_error};
+use super::{KafkaConfig, blocking, broker_error, config_error, retry_transient};
 use crate::ports::*;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -286,7 +286,7 @@ fn assign(client: &Client, topics: &[String], start: &Start) -> Result<BTreeMap<
             )));
         }
         for p in 0..partitions as i32 {
-            let (low, high) = client.fetch_watermarks(topic, p, REQUEST).map_err(|e| broker_error(&e))?;
+            let (low, high) = retry_transient(|| client.fetch_watermarks(topic, p, REQUEST))?;
             let tp = TopicPartition::new(topic.clone(), p);
             let at = match start {
                 Start::Beginning => low,

@@ -55,6 +55,23 @@ impl KafkaBus {
         .await
     }
 
+    /// Waits until every partition of new topics has a leader: a cluster answers the creation before that.
+    async fn await_leaders(&self, topics: Vec<String>) -> Result<(), PortError> {
+        let consumer: BaseConsumer = self.config.client().create().map_err(|e| config_error(&e))?;
+        blocking(move || {
+            topics.iter().try_for_each(|topic| {
+                retry_transient(|| {
+                    let metadata = consumer.fetch_metadata(Some(topic), ADMIN_TIMEOUT)?;
+                    let partitions = metadata.topics().first().map(|t| t.partitions().len()).unwrap_or(0);
+                    // Asks the leader itself, which may know of its office later than the controller.
+                    (0..partitions as i32)
+                        .try_for_each(|p| consumer.fetch_watermarks(topic, p, ADMIN_TIMEOUT).map(|_| ()))
+                })
+            })
+        })
+        .await
+    }
+
     fn admin(&self) -> Result<AdminClient<DefaultClientContext>, PortError> {
         self.config.client().create().map_err(|e| config_error(&e))
     }
@@ -88,15 +105,17 @@ impl Bus for KafkaBus {
             .collect();
         let options = AdminOptions::new().operation_timeout(Some(ADMIN_TIMEOUT)).request_timeout(Some(ADMIN_TIMEOUT));
         let results = admin.create_topics(&new, &options).await.map_err(|e| broker_error(&e))?;
+        let mut created = Vec::new();
         for result in results {
             match result {
-                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Ok(topic) => created.push(topic),
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((topic, code)) => {
                     return Err(PortError::Refused(format!("cannot create topic {topic}: {code}")));
                 }
             }
         }
-        Ok(())
+        if created.is_empty() { Ok(()) } else { self.await_leaders(created).await }
     }
 
     async fn partitions(&self, topic: &str) -> Result<i32, PortError> {
@@ -122,6 +141,36 @@ async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, PortError> + Send + 'static,
 ) -> Result<T, PortError> {
     tokio::task::spawn_blocking(call).await.map_err(|e| PortError::Broker(format!("blocking call: {e}")))?
+}
+
+/// Repeats a request that fails for a reason that passes by itself, as it does while leaders are elected; at most
+/// [`ADMIN_TIMEOUT`]. Blocking.
+fn retry_transient<T>(mut request: impl FnMut() -> Result<T, KafkaError>) -> Result<T, PortError> {
+    const PAUSE: Duration = Duration::from_millis(50);
+    let mut waited = Duration::ZERO;
+    loop {
+        match request() {
+            Ok(answer) => return Ok(answer),
+            Err(error) if passes(&error) && waited < ADMIN_TIMEOUT => {
+                std::thread::sleep(PAUSE);
+                waited += PAUSE;
+            }
+            Err(error) => return Err(broker_error(&error)),
+        }
+    }
+}
+
+fn passes(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition
+        )
+    )
 }
 
 fn config_error(error: &KafkaError) -> PortError {
