@@ -269,7 +269,12 @@ pub async fn read_until(bus: &KafkaBus, topic: &str, mut enough: impl FnMut(&[Re
         }
     };
     let in_time = tokio::time::timeout(PATIENCE, read).await.is_ok();
-    assert!(in_time, "{topic} had {} records after {PATIENCE:?}, not what was awaited", records.len());
+    let last: Vec<String> = records.iter().rev().take(5).map(|r| format!("{} {:?}", r.key_str(), r.headers)).collect();
+    assert!(
+        in_time,
+        "{topic} had {} records after {PATIENCE:?}, not what was awaited; the last: {last:#?}",
+        records.len()
+    );
     records
 }
 

@@ -41,7 +41,11 @@ async fn serve(brokers: &Brokers) -> Stack {
         if !results.is_empty() {
             break;
         }
-        assert!(warm < 400, "no prediction:\n{}", process.log_text());
+        if warm >= 400 {
+            let rejected = tests::read_all(&bus, "prediction.rejected").await;
+            let last = rejected.last().map(|r| format!("{:?}", r.headers));
+            panic!("no prediction; {} rejected, the last {last:?}:\n{}", rejected.len(), process.log_text());
+        }
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
     Stack { bus, prefix, _process: process, _folder: folder }
@@ -206,7 +210,7 @@ async fn mosquitto_pub_reaches_both_topics() {
     ingest.ready().await;
     let vehicle = format!("{:05}", std::process::id() % 100_000);
     let topic =
-        format!("/hfp/v2/journey/ongoing/vp/bus/0018/{vehicle}/2550/1/Itäkeskus(M)/07:14/1434125/5;24/19/73/48");
+        format!("/hfp/v2/journey/ongoing/vp/bus/0018/{vehicle}/2550/1/Itäkeskus(M)/07:14/1434125/5/60;24/19/73/48");
     let good = r#"{"VP":{"desi":"550","dir":"1","oper":18,"veh":1,"tst":"2026-11-24T05:20:11.123Z","tsi":1795497611,"spd":7.1,"hdg":90,"lat":60.2,"long":24.9,"acc":0.1,"dl":-41,"odo":3000,"drst":0,"oday":"2026-11-24","jrn":1,"line":2,"start":"07:14","loc":"GPS","stop":null,"route":"2550","occu":0}}"#;
     for payload in [good, "}garbage{"] {
         let status = Command::new("mosquitto_pub")
