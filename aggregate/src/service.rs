@@ -43,6 +43,7 @@ pub async fn run(config: Config, context: Context, shutdown: CancellationToken) 
     let arrivals = ending(workload::service::run(&config, &context, metrics, halves.clone()), &halves);
     let (windows, arrivals) = tokio::join!(windows, arrivals);
     context.readiness.set("aggregate", false, "stopped");
+    context.readiness.set(workload::service::CHECK, false, "stopped");
     windows.and(arrivals)
 }
 

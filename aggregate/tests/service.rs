@@ -25,6 +25,7 @@ struct World {
     bus: MemoryBus,
     clock: Arc<ManualClock>,
     registry: runtime::SharedRegistry,
+    readiness: Readiness,
 }
 
 impl World {
@@ -32,7 +33,7 @@ impl World {
         let clock = Arc::new(ManualClock::new(0));
         let bus = MemoryBus::new(clock.clone());
         bus.create(TELEMETRY, PARTITIONS);
-        World { bus, clock, registry: runtime::metrics::new_registry() }
+        World { bus, clock, registry: runtime::metrics::new_registry(), readiness: Readiness::default() }
     }
 
     fn start(&self, config: Config) -> (CancellationToken, JoinHandle<Result<(), aggregate::Error>>) {
@@ -40,7 +41,7 @@ impl World {
             bus: Arc::new(self.bus.clone()),
             clock: self.clock.clone(),
             registry: self.registry.clone(),
-            readiness: Readiness::default(),
+            readiness: self.readiness.clone(),
         };
         let token = CancellationToken::new();
         (token.clone(), tokio::spawn(run(config, context, token)))
@@ -69,6 +70,18 @@ impl World {
             Ok(records) => records,
             Err(_) => panic!("{topic}: {what} never happened; it has {} records", self.bus.records(topic).len()),
         }
+    }
+
+    /// Waits until arrivals are counted: time that passes before is time when nobody counts.
+    async fn wait_counting(&self) {
+        let counting = || self.readiness.checks().get("workload").is_some_and(|c| c.detail.starts_with("counting"));
+        let waiting = async {
+            while !counting() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let limit = Duration::from_secs(30);
+        tokio::time::timeout(limit, waiting).await.unwrap_or_else(|_| panic!("{:?}", self.readiness.checks()));
     }
 
     /// Waits until the group's offsets are at the end of the input.
@@ -317,6 +330,7 @@ async fn every_interval_of_every_service_is_published_also_over_restarts() {
     let config = fast(vec![], &["a", "b"]);
     // The first run begins at 0; the second finds what came while nobody counted.
     let (token, task) = world.start(config.clone());
+    world.wait_counting().await;
     pass(&world, 1_500).await;
     for partition in 0..3 {
         world.put("prediction.requests.a", partition, "not even json".to_owned()).await;
@@ -329,6 +343,7 @@ async fn every_interval_of_every_service_is_published_also_over_restarts() {
     world.put("prediction.requests.b", 0, String::new()).await;
     world.clock.set(8_500);
     let (token, task) = world.start(config);
+    world.wait_counting().await;
     pass(&world, 9_500).await;
     token.cancel();
     task.await.expect("no panic").expect("a clean end");

@@ -11,6 +11,7 @@
 //! model that failed to load there for the node's life. Memory is bounded by the nodes that exist.
 //! Left out: doing anything (`service`, `provider`).
 
+use crate::handover::Serving;
 use crate::lease::{Lease, Terms};
 use crate::ledger::Held;
 use crate::model::{Flavor, FleetNode, FleetState, HostedInstance, Plan};
@@ -36,6 +37,8 @@ struct Tracked {
     lease: Lease,
     /// What the last plan put here; absent for a node that no plan has seen.
     planned: Option<Vec<InstanceAllocation>>,
+    /// What the node was told last: the plan, and what is kept until others take over.
+    told: Option<Vec<InstanceAllocation>>,
     /// Newest heartbeat and when it came.
     heard: Option<(ExecutorStatus, EpochMs)>,
     /// By service: version and why it failed.
@@ -84,7 +87,15 @@ impl Fleet {
             let lease = Lease { start_ms: share.created_at_ms, end_ms: share.created_at_ms };
             let tracked = Tracked::new(String::new(), lease);
             let draining_since_ms = Some(now_ms);
-            self.nodes.insert(share.node, Tracked { planned: Some(share.instances), draining_since_ms, ..tracked });
+            self.nodes.insert(
+                share.node,
+                Tracked {
+                    told: Some(share.instances.clone()),
+                    planned: Some(share.instances),
+                    draining_since_ms,
+                    ..tracked
+                },
+            );
         }
     }
 
@@ -177,19 +188,20 @@ impl Fleet {
         fresh.flat_map(|(s, _)| &s.services).filter(|s| s.service == service).map(|s| s.queue_depth).sum()
     }
 
-    /// Takes a published plan over. Gives the nodes whose share changed, with what they shall host; a node that
-    /// stops is among them, to be drained.
-    pub fn apply(&mut self, plan: &Plan, now_ms: EpochMs) -> Vec<NodePlan> {
+    /// Takes a plan over that was published as `published`, with what is kept for now ([`crate::handover`]). Gives the
+    /// nodes whose share changed, with what they shall host; a node that stops is among them, to be drained.
+    pub fn apply(&mut self, plan: &Plan, published: &Plan, now_ms: EpochMs) -> Vec<NodePlan> {
         let mut changed = Vec::new();
-        for node in &plan.nodes {
+        for (node, share) in plan.nodes.iter().zip(&published.nodes) {
             let tracked = self.nodes.entry(node.node.clone()).or_insert_with(|| Tracked::ordered(node));
             tracked.lease = Lease { start_ms: node.lease_start_ms, end_ms: node.lease_end_ms };
-            let stops = node.action == NodeAction::Stop;
-            let differs = tracked.planned.as_ref() != Some(&node.instances);
+            let stops = share.action == NodeAction::Stop;
+            let differs = tracked.told.as_ref() != Some(&share.instances);
             if differs || (stops && tracked.draining_since_ms.is_none()) {
-                changed.push(node.clone());
+                changed.push(share.clone());
             }
             tracked.planned = Some(node.instances.clone());
+            tracked.told = Some(share.instances.clone());
             if stops {
                 tracked.draining_since_ms.get_or_insert(now_ms);
             }
@@ -197,10 +209,22 @@ impl Fleet {
         changed
     }
 
-    /// Shares that `plan` would change, without taking it over: what is to be published first.
-    pub fn changed_by(&self, plan: &Plan) -> Vec<NodePlan> {
+    /// Shares that a plan would change, without taking it over: what is to be published first.
+    pub fn changed_by(&self, plan: &Plan, published: &Plan) -> Vec<NodePlan> {
         // The time of a drain does not change what differs.
-        self.clone().apply(plan, 0)
+        self.clone().apply(plan, published, 0)
+    }
+
+    /// What serves at this moment, by node, for [`crate::handover::hand_over`].
+    pub fn serving(&self, now_ms: EpochMs, flavors: &[Flavor]) -> BTreeMap<String, Serving> {
+        let ready = |n: &&(&String, &Tracked)| n.1.state(now_ms, self.patience, flavors) == FleetState::Ready;
+        self.nodes
+            .iter()
+            .collect::<Vec<_>>()
+            .iter()
+            .filter(ready)
+            .map(|(id, n)| ((*id).clone(), n.serving(flavors)))
+            .collect()
     }
 
     /// Nodes that were told to stop and have nothing left to do: they stopped, are gone, were lost before, or have
@@ -251,7 +275,8 @@ impl Fleet {
 
 impl Tracked {
     fn planned(node: &NodePlan) -> Self {
-        Tracked { planned: Some(node.instances.clone()), ..Tracked::ordered(node) }
+        let instances = Some(node.instances.clone());
+        Tracked { planned: instances.clone(), told: instances, ..Tracked::ordered(node) }
     }
 
     fn ordered(node: &NodePlan) -> Self {
@@ -268,6 +293,7 @@ impl Tracked {
             flavor,
             lease,
             planned: None,
+            told: None,
             heard: None,
             failures: BTreeMap::new(),
             draining_since_ms: None,
@@ -296,6 +322,22 @@ impl Tracked {
             NodeState::Ready => FleetState::Ready,
             // Nobody told it to: it ends by itself, so its work has to go elsewhere.
             NodeState::Draining | NodeState::Stopped => FleetState::Lost,
+        }
+    }
+
+    fn serving(&self, flavors: &[Flavor]) -> Serving {
+        let reported = || self.heard.iter().flat_map(|(s, _)| &s.instances);
+        let serves = |i: &&InstanceAllocation| {
+            reported().any(|r| r.service == i.service && r.version == i.version && r.state == InstanceState::Ready)
+        };
+        let planned = |service: &str| self.planned.iter().flatten().any(|i| i.service == service);
+        let told = || self.told.iter().flatten();
+        let memory_gib = flavors.iter().find(|f| f.name == self.flavor).map_or(0.0, |f| f.memory_gib);
+        Serving {
+            instances: told().filter(serves).cloned().collect(),
+            held: told().filter(|i| !planned(&i.service)).map(|i| i.service.clone()).collect(),
+            cores: self.heard.as_ref().map_or(0, |(s, _)| s.cores),
+            memory_mib: if memory_gib > 0.0 { memory_gib * 1024.0 } else { f64::INFINITY },
         }
     }
 
@@ -413,6 +455,10 @@ mod tests {
         }
     }
 
+    fn apply(fleet: &mut Fleet, plan: &Plan, now_ms: EpochMs) -> Vec<NodePlan> {
+        fleet.apply(plan, plan, now_ms)
+    }
+
     fn state(fleet: &Fleet, now_ms: EpochMs) -> Vec<FleetState> {
         let flavors = [Flavor { boot_s: 10.0, ..flavor("f", 2, 1.0) }];
         fleet.snapshot(now_ms, &flavors, |_| Some("1")).into_iter().map(|n| n.state).collect()
@@ -421,7 +467,7 @@ mod tests {
     #[test]
     fn a_node_lives_from_order_to_retirement() {
         let mut fleet = Fleet::new(PATIENCE);
-        let changed = fleet.apply(&plan_of(vec![node_plan("n", NodeAction::Start, &["s"])]), 0);
+        let changed = apply(&mut fleet, &plan_of(vec![node_plan("n", NodeAction::Start, &["s"])]), 0);
         assert_eq!(changed.len(), 1);
         assert_eq!(state(&fleet, 1_000), [FleetState::Ordered]);
         assert_eq!(fleet.heartbeat(&status("n", 2_000, NodeState::Booting, &[]), 2_000, |_| None), None);
@@ -431,11 +477,11 @@ mod tests {
         assert_eq!(up, Some(CameUp { node: "n".into(), setup_ms: 12_000 }));
         assert_eq!(state(&fleet, 12_000), [FleetState::Ready]);
         // The same plan again changes nothing; stopping is a change, once.
-        assert!(fleet.apply(&plan_of(vec![node_plan("n", NodeAction::Keep, &["s"])]), 13_000).is_empty());
+        assert!(apply(&mut fleet, &plan_of(vec![node_plan("n", NodeAction::Keep, &["s"])]), 13_000).is_empty());
         let stop = plan_of(vec![node_plan("n", NodeAction::Stop, &[])]);
-        assert_eq!(fleet.changed_by(&stop).len(), 1);
-        assert_eq!(fleet.apply(&stop, 14_000).len(), 1);
-        assert!(fleet.apply(&stop, 14_500).is_empty());
+        assert_eq!(fleet.changed_by(&stop, &stop).len(), 1);
+        assert_eq!(apply(&mut fleet, &stop, 14_000).len(), 1);
+        assert!(apply(&mut fleet, &stop, 14_500).is_empty());
         assert_eq!(state(&fleet, 14_500), [FleetState::Draining]);
         assert!(fleet.to_retire(14_500).is_empty());
         fleet.heartbeat(&status("n", 15_000, NodeState::Stopped, &[]), 15_000, |_| None);
@@ -448,7 +494,7 @@ mod tests {
     #[test]
     fn silence_death_and_unasked_ends_are_losses() {
         let mut fleet = Fleet::new(PATIENCE);
-        fleet.apply(&plan_of(vec![node_plan("n", NodeAction::Start, &[])]), 0);
+        apply(&mut fleet, &plan_of(vec![node_plan("n", NodeAction::Start, &[])]), 0);
         assert_eq!(state(&fleet, 40_000), [FleetState::Ordered]);
         assert_eq!(state(&fleet, 40_001), [FleetState::Lost], "boot time and patience are over");
         fleet.heartbeat(&status("n", 41_000, NodeState::Ready, &[]), 41_000, |_| None);
@@ -464,8 +510,8 @@ mod tests {
     #[test]
     fn a_drain_has_an_end_even_if_the_node_does_not() {
         let mut fleet = Fleet::new(PATIENCE);
-        fleet.apply(&plan_of(vec![node_plan("n", NodeAction::Start, &[])]), 0);
-        fleet.apply(&plan_of(vec![node_plan("n", NodeAction::Stop, &[])]), 10_000);
+        apply(&mut fleet, &plan_of(vec![node_plan("n", NodeAction::Start, &[])]), 0);
+        apply(&mut fleet, &plan_of(vec![node_plan("n", NodeAction::Stop, &[])]), 10_000);
         for at in (10_000..30_000).step_by(1_000) {
             fleet.heartbeat(&status("n", at, NodeState::Draining, &[]), at, |_| None);
             assert!(fleet.to_retire(at).is_empty());
@@ -487,11 +533,11 @@ mod tests {
     #[test]
     fn a_failed_load_is_remembered_until_the_version_changes() {
         let mut fleet = Fleet::new(PATIENCE);
-        fleet.apply(&plan_of(vec![node_plan("n", NodeAction::Start, &["s"])]), 0);
+        apply(&mut fleet, &plan_of(vec![node_plan("n", NodeAction::Start, &["s"])]), 0);
         fleet.heartbeat(&status("n", 1, NodeState::Ready, &[("s", InstanceState::Failed)]), 1, |_| None);
         let hosts = |fleet: &Fleet, version: &'static str| fleet.snapshot(1, &[], |_| Some(version))[0].hosts.clone();
         assert_eq!(hosts(&fleet, "1")[0].failed.as_deref(), Some("no such file"));
-        fleet.apply(&plan_of(vec![node_plan("n", NodeAction::Keep, &[])]), 2);
+        apply(&mut fleet, &plan_of(vec![node_plan("n", NodeAction::Keep, &[])]), 2);
         fleet.heartbeat(&status("n", 3, NodeState::Ready, &[]), 3, |_| None);
         assert_eq!(hosts(&fleet, "1")[0].failed.as_deref(), Some("no such file"), "though nothing reports it now");
         assert!(hosts(&fleet, "2").is_empty());

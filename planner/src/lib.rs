@@ -19,6 +19,7 @@ mod error;
 pub mod explain;
 pub mod fleet;
 mod grow;
+pub mod handover;
 pub mod lease;
 pub mod ledger;
 pub mod load;

@@ -13,6 +13,7 @@ use crate::config::{Config, PlannerConfig, ServiceConfig};
 use crate::demand::demand;
 use crate::error::Error;
 use crate::fleet::Fleet;
+use crate::handover::hand_over;
 use crate::lease::Terms;
 use crate::ledger::{Held, Ledger};
 use crate::load::LoadState;
@@ -154,6 +155,8 @@ struct Planner {
     ledger: Ledger,
     previous: Vec<PreviousDemand>,
     last: Option<Plan>,
+    /// `last` with what is kept until others take over.
+    published: Option<Plan>,
     epoch: u64,
     sequence: u64,
     naming: Naming,
@@ -188,6 +191,7 @@ impl Planner {
             ledger: Ledger::new(now_ms),
             previous: Vec::new(),
             last: None,
+            published: None,
             epoch: 1,
             sequence: 0,
             naming: Naming::default(),
@@ -325,6 +329,9 @@ impl Planner {
                 self.urgent = Some(format!("node {node} is lost"));
             }
         }
+        if self.can_hand_over(now_ms) {
+            self.urgent.get_or_insert_with(|| "what was waited for serves now".to_owned());
+        }
         let due = now_ms >= self.plan_at_ms;
         let may = now_ms - self.planned_at_ms >= LEAST_GAP_MS;
         if due || (may && self.urgent.is_some()) {
@@ -333,6 +340,23 @@ impl Planner {
         self.retire().await?;
         self.keep_account();
         Ok(())
+    }
+
+    /// The plan as it is published: what serves goes on until its successor serves.
+    fn with_what_is_kept(&self, decided: &Plan, now_ms: EpochMs) -> Plan {
+        let memory_mib = |service: &str| {
+            let measured = self.profiles.iter().filter(|p| p.service == service).map(|p| p.profile.memory_mib);
+            measured.fold(0.0, f64::max)
+        };
+        hand_over(decided, &self.fleet.serving(now_ms, &self.known_flavors()), memory_mib)
+    }
+
+    /// True when something that is kept needs not be kept any more.
+    fn can_hand_over(&self, now_ms: EpochMs) -> bool {
+        let (Some(last), Some(published)) = (&self.last, &self.published) else { return false };
+        let shares = |p: &Plan| p.nodes.iter().map(|n| n.instances.clone()).collect::<Vec<_>>();
+        let kept = shares(published);
+        kept != shares(last) && kept != shares(&self.with_what_is_kept(last, now_ms))
     }
 
     fn keep_account(&mut self) {
@@ -407,8 +431,12 @@ impl Planner {
         if let Some(why) = &why {
             tracing::info!(why, "decided out of turn");
         }
-        let changed = if self.config.mode == PlanMode::Apply { self.fleet.changed_by(&decided) } else { Vec::new() };
-        if let Err(error) = self.publish(&inputs, &decided, &changed).await {
+        let (mut published, mut changed) = (decided.clone(), Vec::new());
+        if self.config.mode == PlanMode::Apply {
+            published = self.with_what_is_kept(&decided, now_ms);
+            changed = self.fleet.changed_by(&decided, &published);
+        }
+        if let Err(error) = self.publish(&inputs, &published, &changed).await {
             if matches!(error, Error::Port(PortError::Broker(_))) {
                 self.metrics.publish_errors.inc();
                 tracing::warn!(%error, "plan not published; the next period decides again");
@@ -416,13 +444,14 @@ impl Planner {
             }
             return Err(error);
         }
-        self.note(&decided);
+        self.note(&published);
         if self.config.mode == PlanMode::Apply {
-            self.fleet.apply(&decided, now_ms);
+            self.fleet.apply(&decided, &published, now_ms);
             self.naming = decided.naming;
             self.start_nodes(&decided).await?;
         }
         self.last = Some(decided);
+        self.published = Some(published);
         self.context.readiness.set("planner", true, format!("plan {}-{}", self.epoch, self.sequence));
         Ok(())
     }

@@ -30,6 +30,8 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+/// Name of this half's readiness check.
+pub(crate) const CHECK: &str = "workload";
 /// Name of the checkpoint in `aggregate.state`.
 const STATE_NAME: &str = "workload.observed";
 /// Version of [`Checkpoint`].
@@ -55,6 +57,7 @@ pub async fn run(
         instance_id: config.instance.clone(),
     };
     let mut lock = context.bus.source(SourceSpec { topics: vec![lock_topic], mode, buffer: 256 }).await?;
+    context.readiness.set(CHECK, true, "standing by");
     loop {
         let event = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
@@ -66,6 +69,7 @@ pub async fn run(
                 Some(ack) => ack.done(),
                 None => return Ok(()),
             }
+            context.readiness.set(CHECK, true, "standing by");
         }
     }
 }
@@ -143,10 +147,16 @@ impl Leader {
                 _ = tick.tick() => self.close().await?,
                 event = self.source.next() => match event? {
                     SourceEvent::Record(record) => self.observe(&record),
-                    SourceEvent::CaughtUp => self.caught_up = true,
+                    SourceEvent::CaughtUp => self.catch_up(),
                     SourceEvent::Assigned(_) | SourceEvent::Revoked(..) => {}
                 },
             }
+        }
+    }
+
+    fn catch_up(&mut self) {
+        if !std::mem::replace(&mut self.caught_up, true) {
+            self.context.readiness.set(CHECK, true, "counting arrivals");
         }
     }
 
