@@ -153,7 +153,8 @@ impl<T> Queue<T> {
     }
 
     fn objection(&self, now_ms: EpochMs, entry: &Entry<T>, workers: Workers) -> Option<(Reason, String)> {
-        if entry.deadline_ms < now_ms {
+        // A request without a millisecond left cannot be answered in time.
+        if entry.deadline_ms <= now_ms {
             return Some((Reason::DeadlinePast, past(now_ms, entry.deadline_ms)));
         }
         if self.entries.len() >= self.limits.capacity {
@@ -218,7 +219,7 @@ impl<T> Queue<T> {
     fn shed_hopeless(&mut self, now_ms: EpochMs, shed: &mut Vec<Refusal<T>>) {
         while let Some((_, first)) = self.entries.first_key_value() {
             let own_ms = f64::from(first.rows) * self.service_time.per_row_ms;
-            let late = first.deadline_ms < now_ms;
+            let late = first.deadline_ms <= now_ms;
             let hopeless = self.entries.len() > 1 && now_ms as f64 + own_ms > first.deadline_ms as f64;
             let (reason, detail) = match (late, hopeless) {
                 (true, _) => (Reason::DeadlinePast, past(now_ms, first.deadline_ms)),
@@ -414,7 +415,7 @@ mod tests {
                             Err(refusal) => {
                                 prop_assert_eq!(refusal.item, next);
                                 prop_assert!(left.insert(next));
-                                prop_assert_eq!(refusal.reason == Reason::DeadlinePast, deadline_in < 0);
+                                prop_assert_eq!(refusal.reason == Reason::DeadlinePast, deadline_in <= 0);
                             }
                         }
                     }
@@ -423,7 +424,7 @@ mod tests {
                         let rows: u32 = taken.batch.iter().map(|e| e.rows).sum();
                         prop_assert!(rows <= max_batch || taken.batch.len() == 1);
                         prop_assert!(taken.batch.windows(2).all(|w| w[0].deadline_ms <= w[1].deadline_ms));
-                        prop_assert!(taken.batch.iter().all(|e| e.deadline_ms >= now));
+                        prop_assert!(taken.batch.iter().all(|e| e.deadline_ms > now));
                         prop_assert!(taken.ask_again_ms.is_none_or(|at| at > now && !q.is_empty()));
                         prop_assert!(!taken.batch.is_empty() || taken.ask_again_ms.is_some() || q.is_empty(), "a free worker is not left without work");
                         for item in taken.batch.iter().map(|e| e.item).chain(taken.shed.iter().map(|r| r.item)) {

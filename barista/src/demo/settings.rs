@@ -171,6 +171,7 @@ fn configure(demo: &Demo, services: Vec<ServiceConfig>, day_ms: i64, folder: &Pa
     config.telemetry.shutdown_deadline = ConfigDuration::from_secs(4);
     config.dashboard = crate::dashboard::Config { address: demo.dashboard, open: demo.open };
     config.kafka.fetch_wait = ConfigDuration::from_millis(50);
+    config.kafka.heartbeat = ConfigDuration::from_millis(100);
     config.aggregate.interval = ConfigDuration::from_millis(INTERVAL_MS as u64);
     config.planner.period = ConfigDuration::from_secs(2);
     config.planner.hold = ConfigDuration::from_secs(8);

@@ -32,6 +32,9 @@ pub struct KafkaConfig {
     pub fetch_wait: ConfigDuration,
     /// Consumer: silence after which the broker gives a member's partitions away.
     pub session_timeout: ConfigDuration,
+    /// Consumer: how often a member asks whether its group rebalances. A partition that moves is read by nobody for
+    /// about one such period: short against the latency objective costs little, a request a member and period.
+    pub heartbeat: ConfigDuration,
     /// Consumer: how long a revoke waits for in-flight work.
     pub revoke_timeout: ConfigDuration,
     /// A record must be delivered within this time, retries included; then its send fails.
@@ -76,6 +79,7 @@ impl Default for KafkaConfig {
             producer_queue: 20_000,
             fetch_wait: ConfigDuration::from_millis(100),
             session_timeout: ConfigDuration::from_secs(10),
+            heartbeat: ConfigDuration::from_millis(250),
             revoke_timeout: ConfigDuration::from_secs(10),
             delivery_timeout: ConfigDuration::from_secs(30),
         }
@@ -97,6 +101,13 @@ impl KafkaConfig {
         }
         if self.is_embedded() && self.replication != 1 {
             problems.push("kafka.replication: the embedded broker keeps one copy; set it to 1".to_owned());
+        }
+        if self.heartbeat.as_ms() < 1 || self.heartbeat.as_ms() > self.session_timeout.as_ms() / 3 {
+            problems.push(format!(
+                "kafka.heartbeat: {} ms; must be from 1 ms to a third of kafka.session_timeout ({} ms)",
+                self.heartbeat.as_ms(),
+                self.session_timeout.as_ms()
+            ));
         }
         if self.producer_queue == 0 {
             problems.push("kafka.producer_queue: must be at least 1".to_owned());

@@ -254,13 +254,16 @@ fn client_config(config: &KafkaConfig, spec: &SourceSpec) -> rdkafka::ClientConf
         .set("isolation.level", "read_committed")
         .set("fetch.wait.max.ms", config.fetch_wait.as_ms().to_string())
         .set("session.timeout.ms", config.session_timeout.as_ms().to_string())
-        .set("heartbeat.interval.ms", (config.session_timeout.as_ms() / 4).max(100).to_string())
+        .set("heartbeat.interval.ms", config.heartbeat.as_ms().to_string())
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("queued.min.messages", spec.buffer.max(1).to_string())
         .set("allow.auto.create.topics", "false");
     match &spec.mode {
         SourceMode::Group { group, instance_id } => {
             client.set("group.id", group);
+            // librdkafka's main thread sleeps up to a second, heartbeat due or not, and joins a group at most once a
+            // second; a metadata answer ends both (docs/adr/005-append-time-and-short-heartbeats.md).
+            client.set("topic.metadata.refresh.interval.ms", config.heartbeat.as_ms().max(10).to_string());
             if let Some(id) = instance_id {
                 client.set("group.instance.id", id);
             }
