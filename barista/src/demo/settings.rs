@@ -24,7 +24,7 @@ const HISTORY_DAYS: usize = 3;
 /// Peaks of demand in a (compressed) day.
 const PEAKS: usize = 16;
 /// Share of the time between two peaks that passes before the first one: a demo begins between peaks.
-const FIRST_PEAK: f64 = 0.65;
+const FIRST_PEAK: f64 = 0.42;
 
 const DELAY: &[u8] = include_bytes!("../../../models/delay.onnx");
 const OCCUPANCY: &[u8] = include_bytes!("../../../models/occupancy-gru.onnx");

@@ -33,7 +33,7 @@ pub struct KafkaConfig {
     /// Consumer: silence after which the broker gives a member's partitions away.
     pub session_timeout: ConfigDuration,
     /// Consumer: how often a member asks whether its group rebalances. A partition that moves is read by nobody for
-    /// about one such period: short against the latency objective costs little, a request a member and period.
+    /// one or two such periods. Short against the latency objective it costs little: two small requests a member and period.
     pub heartbeat: ConfigDuration,
     /// Consumer: how long a revoke waits for in-flight work.
     pub revoke_timeout: ConfigDuration,

@@ -36,10 +36,10 @@ async fn waves_are_followed_and_nothing_is_lost() {
     assert!(count("/windows/closed") > 0 && count("/forecasts/made") > 10 && count("/plans/published") > 10);
     for (service, slo) in report["slo"].as_object().unwrap() {
         let attainment = slo["attainment"].as_f64().unwrap_or_else(|| panic!("{service} got no request: {report:#}"));
-        // The promise is 0.99, shown on an idle machine (docs/benchmarks/demo.md); tests share theirs.
-        assert!(attainment >= 0.9, "{service}: {attainment}");
+        // The promise is 0.99 (docs/benchmarks/demo.md); other tests run beside this one.
+        assert!(attainment >= 0.97, "{service}: {attainment}");
     }
-    assert!(count("/scaling/horizontal") > 0, "{report:#}");
+    assert!(count("/scaling/horizontal") > 0 && count("/scaling/vertical") > 0, "{report:#}");
     for event in report["scaling"]["events"].as_array().unwrap() {
         assert!(event["plan_id"].is_string(), "{event:#}");
     }
