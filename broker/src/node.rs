@@ -72,10 +72,10 @@ impl Broker {
     /// Ends all connections, forces everything to the disk and releases the data folder.
     pub async fn shutdown(mut self) {
         self.stop.cancel();
-        if let Some(main) = self.main.take() {
-            if let Err(error) = main.await {
-                tracing::error!(%error, "the broker ended abnormally");
-            }
+        if let Some(main) = self.main.take()
+            && let Err(error) = main.await
+        {
+            tracing::error!(%error, "the broker ended abnormally");
         }
     }
 }

@@ -135,11 +135,11 @@ impl Requests {
     /// The next request, `None` when the peer has hung up between two of them.
     async fn next(&mut self, limit: usize) -> Result<Option<Bytes>, Ended> {
         loop {
-            if let Some(length) = self.announced(limit)? {
-                if self.buffer.len() >= 4 + length {
-                    self.buffer.advance(4);
-                    return Ok(Some(self.buffer.split_to(length).freeze()));
-                }
+            if let Some(length) = self.announced(limit)?
+                && self.buffer.len() >= 4 + length
+            {
+                self.buffer.advance(4);
+                return Ok(Some(self.buffer.split_to(length).freeze()));
             }
             self.buffer.reserve(FIRST_READ);
             let read = self.reader.read_buf(&mut self.buffer);

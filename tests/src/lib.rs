@@ -58,6 +58,7 @@ pub fn free_port() -> u16 {
 }
 
 /// A name that no other test of this or another run uses.
+#[allow(clippy::disallowed_methods, reason = "a name, no decision")]
 pub fn unique(prefix: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
@@ -150,7 +151,11 @@ async fn start_rumqttd() -> SocketAddr {
         metrics: None,
     };
     let mut broker = rumqttd::Broker::new(config);
-    std::thread::spawn(move || broker.start());
+    std::thread::spawn(move || {
+        if let Err(error) = broker.start() {
+            panic!("rumqttd: {error}");
+        }
+    });
     until("rumqttd listens", || std::net::TcpStream::connect(listen).is_ok()).await;
     listen
 }

@@ -176,8 +176,7 @@ fn configure(demo: &Demo, services: Vec<ServiceConfig>, day_ms: i64, folder: &Pa
     config.planner.period = ConfigDuration::from_secs(2);
     config.planner.hold = ConfigDuration::from_secs(8);
     config.planner.horizon = ConfigDuration::from_secs(60);
-    config.provider =
-        planner::config::ProviderConfig { kind: planner::config::ProviderKind::Local, ..Default::default() };
+    config.provider = planner::config::ProviderConfig { kind: planner::config::ProviderKind::Local };
     let day = ConfigDuration::from_millis(day_ms.unsigned_abs());
     config.aggregate.lateness = ConfigDuration::from_secs(2);
     config.forecaster.day = day;

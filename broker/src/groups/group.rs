@@ -379,10 +379,10 @@ impl Group {
     // ---- rebalancing ----
 
     fn extend_hold(&mut self, now_ms: i64) {
-        if let Phase::Preparing { hold_ms, deadline_ms } = &mut self.phase {
-            if *hold_ms > now_ms {
-                *hold_ms = (now_ms + self.limits.initial_delay_ms).min(*deadline_ms);
-            }
+        if let Phase::Preparing { hold_ms, deadline_ms } = &mut self.phase
+            && *hold_ms > now_ms
+        {
+            *hold_ms = (now_ms + self.limits.initial_delay_ms).min(*deadline_ms);
         }
     }
 
@@ -427,7 +427,7 @@ impl Group {
     fn complete_joins(&mut self, now_ms: i64, out: &mut Vec<Effect>) {
         let Phase::Preparing { hold_ms, deadline_ms } = self.phase else { return };
         let is_late = now_ms >= deadline_ms;
-        if !is_late && !(now_ms >= hold_ms && self.all_joined()) {
+        if !is_late && (now_ms < hold_ms || !self.all_joined()) {
             return;
         }
         let absent: Vec<String> = self
@@ -515,11 +515,11 @@ impl Group {
             out.push(Effect { token, reply: self.synced(&id) });
             return;
         }
-        if let Some(member) = self.members.get_mut(&id) {
-            if let Some(older) = member.syncing.replace(token) {
-                let reply = Reply::Plain(Err(ResponseError::RebalanceInProgress));
-                out.push(Effect { token: older, reply });
-            }
+        if let Some(member) = self.members.get_mut(&id)
+            && let Some(older) = member.syncing.replace(token)
+        {
+            let reply = Reply::Plain(Err(ResponseError::RebalanceInProgress));
+            out.push(Effect { token: older, reply });
         }
         if self.leader.as_deref() == Some(id.as_str()) {
             self.assign(now_ms, sync.assignments, out);

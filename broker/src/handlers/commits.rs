@@ -21,6 +21,9 @@ use crate::catalog::{Committed, Event, TopicPartition};
 use crate::context::{Context, now_ms};
 use crate::groups::member::Identity;
 
+/// A partition and what came of its commit.
+type Verdict = (i32, Result<(), ResponseError>);
+
 /// Longest note that may be committed with an offset.
 const MAX_METADATA: usize = 4096;
 /// Several groups can be asked about in one request from this version on.
@@ -39,7 +42,7 @@ pub(crate) fn commit(context: &Context, request: OffsetCommitRequest) -> OffsetC
         context.groups.may_commit(&group, who, request.generation_id_or_member_epoch)
     };
     let mut offsets = Vec::new();
-    let mut verdicts: Vec<(TopicName, Vec<(i32, Result<(), ResponseError>)>)> = Vec::new();
+    let mut verdicts: Vec<(TopicName, Vec<Verdict>)> = Vec::new();
     for topic in &request.topics {
         let mut partitions = Vec::new();
         for partition in &topic.partitions {

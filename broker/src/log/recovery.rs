@@ -35,12 +35,12 @@ pub(crate) fn open(dir: &Path, opening: Opening) -> Result<LogState, Error> {
     let mut producers = Producers::default();
     let mut segments = Vec::with_capacity(files.len());
     for (i, &(base, size)) in files.iter().enumerate() {
-        if Some(i) != last {
-            if let Some((segment, then)) = segment::read_index(dir, base, size) {
-                producers = then;
-                segments.push(segment);
-                continue;
-            }
+        if Some(i) != last
+            && let Some((segment, then)) = segment::read_index(dir, base, size)
+        {
+            producers = then;
+            segments.push(segment);
+            continue;
         }
         let path = segment::log_path(dir, base);
         let mut scan = Scan {

@@ -58,7 +58,7 @@ fn structure(out: &mut Vec<u8>, fields: &[Field], version: i16, flexible: bool, 
     }
     if flexible {
         // Now and then a tagged field nobody knows.
-        if dice.roll() % 5 == 0 {
+        if dice.roll().is_multiple_of(5) {
             out.put_slice(&[1, 99, 2, 0xab, 0xcd]);
         } else {
             out.put_u8(0);

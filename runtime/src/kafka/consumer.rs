@@ -229,14 +229,15 @@ impl KafkaSource {
         let Some(ends) = &mut self.ends else {
             return false;
         };
-        if !ends.is_empty() && self.records.is_empty() {
-            if let Ok(positions) = self.client.position() {
-                for e in positions.elements() {
-                    if let Offset::Offset(at) = e.offset() {
-                        let tp = TopicPartition::new(e.topic(), e.partition());
-                        if ends.get(&tp).is_some_and(|end| at >= *end) {
-                            ends.remove(&tp);
-                        }
+        if !ends.is_empty()
+            && self.records.is_empty()
+            && let Ok(positions) = self.client.position()
+        {
+            for e in positions.elements() {
+                if let Offset::Offset(at) = e.offset() {
+                    let tp = TopicPartition::new(e.topic(), e.partition());
+                    if ends.get(&tp).is_some_and(|end| at >= *end) {
+                        ends.remove(&tp);
                     }
                 }
             }

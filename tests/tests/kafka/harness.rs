@@ -181,6 +181,7 @@ impl Target {
 }
 
 /// A name that was not used before, on this server or by another run.
+#[allow(clippy::disallowed_methods, reason = "a name, no decision")]
 pub(crate) fn unique(prefix: &str) -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");

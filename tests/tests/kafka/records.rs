@@ -149,6 +149,7 @@ pub(crate) async fn concurrent_producers_keep_their_order(target: Target) -> Res
     Ok(())
 }
 
+#[allow(clippy::disallowed_methods, reason = "compared with the broker's stamp")]
 pub(crate) async fn append_time_is_stamped(target: Target) -> Result<()> {
     let settings = [("message.timestamp.type", "LogAppendTime")];
     let topic = target.topic_with("append-time", 1, &settings).await?;
