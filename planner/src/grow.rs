@@ -64,7 +64,7 @@ impl Packing<'_> {
     /// Of what quality ([`Packing::quality`]) an empty node of the flavor is.
     fn fresh_quality(&self, service: usize, flavor: usize) -> f64 {
         let top = self.problem.ladder(service, flavor).and_then(|l| l.top());
-        self.problem.quality(top, self.problem.flavors[flavor].cores)
+        self.problem.quality(service, top, self.problem.flavors[flavor].cores)
     }
 
     /// How much an empty node of the flavor could do for the service; 0 if nothing.
@@ -120,13 +120,6 @@ impl Packing<'_> {
                 most: quota.total.min(u32::try_from(room).unwrap_or(u32::MAX)),
             };
             consider(fits, &|f| self.fresh_weight(service, f), need);
-        }
-        // One node alone gets everything, whatever the partitions.
-        if least <= 1 && most >= 1 {
-            let rate_rps = self.problem.demand_rps(service) - TOLERANCE_RPS / 2.0;
-            let alone = |&f: &usize| self.problem.ladder(service, f).and_then(|l| l.top()).map_or(0.0, |t| t.carry_rps);
-            let fits: Vec<usize> = usable.iter().copied().filter(|f| alone(f) >= rate_rps).collect();
-            consider(fits, &|_| 1.0, Need { weight: 1.0, least: 1, most: quota.total.min(1) });
         }
         best.map(|(chosen, flavors)| flavors.into_iter().zip(chosen.counts).filter(|(_, n)| *n > 0).collect())
     }

@@ -79,8 +79,8 @@ impl Problem<'_> {
     }
 
     /// What bounds a set of which this instance is the weakest: the time that it leaves for waiting in a shared queue,
-    /// else the rate that it carries for each of its group members.
-    pub(crate) fn quality(&self, rung: Option<&Rung>, cores: u32) -> f64 {
+    /// else the rate that it carries for each of its group members; without bound if it carries everything alone.
+    pub(crate) fn quality(&self, service: usize, rung: Option<&Rung>, cores: u32) -> f64 {
         match rung {
             None => 0.0,
             Some(r) if self.is_shared() => {
@@ -92,6 +92,7 @@ impl Problem<'_> {
                     r.waiting.allowed_s
                 }
             }
+            Some(r) if r.carry_rps > 0.0 && r.carry_rps >= self.demand_rps(service) - 1e-9 => f64::INFINITY,
             Some(_) => self.potential(rung, cores),
         }
     }
@@ -297,7 +298,7 @@ impl Packing<'_> {
 
     /// See [`Problem::quality`].
     pub(crate) fn quality(&self, service: usize, index: usize) -> f64 {
-        self.problem.quality(self.full(service, index), self.nodes[index].cores)
+        self.problem.quality(service, self.full(service, index), self.nodes[index].cores)
     }
 
     /// See [`Problem::contribution`].
@@ -313,7 +314,7 @@ impl Packing<'_> {
             let margin = !self.problem.without_margin();
             return Some(if margin { self.problem.waiting(service, class).required_rps(rate_rps) } else { rate_rps });
         }
-        self.problem.members_for(service, rate_rps / class)
+        if class.is_infinite() { Some(0.0) } else { self.problem.members_for(service, rate_rps / class) }
     }
 
     /// Rate that a shared queue with these instances carries, and its capacity.
