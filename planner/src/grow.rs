@@ -1,17 +1,16 @@
 //! Making room: which nodes to add when a service does not fit on those that exist.
 //!
-//! New nodes are chosen as a cover: many of one flavor and up to a few of a second for the remainder, the cheapest
-//! combination that carries what is missing, inside the quota of each flavor and of all. When no combination fits,
-//! the quota is used up with the nodes that carry most, and the rest is a shortfall.
+//! New nodes are the cheapest set of all that carries what is missing, inside the quota of each flavor and of all
+//! (`cover`). What a set carries is bound by its weakest member (the largest share of the arrivals that it can take,
+//! or the time that it leaves for waiting), so there is one exact cover for each quality that this weakest may have.
+//! When no set is enough, the quota is used up with the nodes that carry most, and the rest is a shortfall.
 //!
-//! Invariants: quotas always hold, existing nodes counted; the family of combinations does not depend on the
-//! demand, so more demand never finds a cheaper one. Left out: exact covers of three and more flavors.
+//! Invariants: quotas always hold, existing nodes counted; what carries more demand is among what carries less, so
+//! more demand never costs less (one service, nothing rented yet).
 
+use crate::cover::{Chosen, Item, Need, cheapest};
 use crate::model::FleetState;
-use crate::pack::{Node, Packing, TOLERANCE_RPS};
-
-/// Nodes of the second flavor that a cover may have.
-const MOST_SECOND: u32 = 4;
+use crate::pack::{Node, Origin, Packing, TOLERANCE_RPS};
 
 /// Nodes that may still be ordered.
 #[derive(Debug, Clone)]
@@ -36,7 +35,7 @@ impl Packing<'_> {
         }
         let exists = inputs.fleet.iter().filter(|n| n.state != FleetState::Lost);
         let mut names: Vec<&str> = exists.map(|n| n.flavor.as_str()).collect();
-        let ordered = self.nodes.iter().filter(|n| n.is_new());
+        let ordered = self.nodes.iter().filter(|n| n.origin == Origin::New);
         names.extend(ordered.map(|n| self.problem.flavors[n.flavor].name.as_str()));
         let left = |quota: Option<u32>, used: usize| quota.map_or(u32::MAX, |q| q.saturating_sub(used as u32));
         let used = |name: &str| names.iter().filter(|n| **n == name).count();
@@ -55,15 +54,23 @@ impl Packing<'_> {
         self.nodes.len() - 1
     }
 
-    /// Group members of a node of the flavor.
-    fn fresh_weight(&self, flavor: usize) -> u32 {
-        self.problem.weight(self.problem.flavors[flavor].cores)
+    /// What an empty node of the flavor gives to a set ([`Packing::contribution`]).
+    fn fresh_weight(&self, service: usize, flavor: usize) -> f64 {
+        let top = self.problem.ladder(service, flavor).and_then(|l| l.top());
+        let cores = self.problem.flavors[flavor].cores;
+        self.problem.contribution(top, cores)
     }
 
-    /// Rate that an empty node of the flavor carries for each of its group members.
+    /// Of what quality ([`Packing::quality`]) an empty node of the flavor is.
+    fn fresh_quality(&self, service: usize, flavor: usize) -> f64 {
+        let top = self.problem.ladder(service, flavor).and_then(|l| l.top());
+        self.problem.quality(service, top, self.problem.flavors[flavor].cores)
+    }
+
+    /// How much an empty node of the flavor could do for the service; 0 if nothing.
     fn fresh_potential(&self, service: usize, flavor: usize) -> f64 {
         let top = self.problem.ladder(service, flavor).and_then(|l| l.top());
-        top.map_or(0.0, |top| top.carry_rps / f64::from(self.fresh_weight(flavor)))
+        self.problem.potential(top, self.problem.flavors[flavor].cores)
     }
 
     /// Adds the nodes with which the service's demand is carried, or as many as help within the quota.
@@ -79,81 +86,60 @@ impl Packing<'_> {
         }
     }
 
+    /// For every quality that the members of a set may have at least (`classes`), what is missing is an exact cover;
+    /// the cheapest of these is the cheapest set.
     fn cheapest_cover(&self, service: usize) -> Option<Vec<(usize, u32)>> {
         let quota = self.quota();
         let usable: Vec<usize> = (0..self.problem.flavors.len())
             .filter(|&f| quota.allows(f) && self.fresh_potential(service, f) > 0.0)
             .collect();
-        let mut best: Option<Cover> = None;
-        for threshold in self.thresholds(service, &usable) {
-            let Some(base) = self.base(service, threshold) else { continue };
-            let fits: Vec<usize> =
-                usable.iter().copied().filter(|&f| self.fresh_potential(service, f) >= threshold).collect();
-            for &first in &fits {
-                for &second in &fits {
-                    let most_second = if first == second { 0 } else { MOST_SECOND };
-                    for n_second in 0..=most_second {
-                        let Some(cover) = self.complete(service, &base, first, (second, n_second), &quota) else {
-                            continue;
-                        };
-                        if best.as_ref().is_none_or(|b| cover.comes_before(b)) {
-                            best = Some(cover);
-                        }
-                    }
-                }
+        let (least, most) = self.limits(service);
+        let mut best: Option<(Chosen, Vec<usize>)> = None;
+        let mut consider = |flavors: Vec<usize>, weight: &dyn Fn(usize) -> f64, need: Need| {
+            let item = |&f: &usize| Item {
+                weight: weight(f),
+                price: self.problem.flavors[f].usd_per_hour,
+                most: quota.by_flavor[f].min(need.most),
+            };
+            let items: Vec<Item> = flavors.iter().map(item).collect();
+            if let Some(chosen) = cheapest(&items, need)
+                && chosen.nodes > 0
+                && best.as_ref().is_none_or(|(b, _)| chosen.comes_before(b))
+            {
+                best = Some((chosen, flavors));
             }
+        };
+        for class in self.classes(service, &usable) {
+            let Some(base) = self.base(service, class) else { continue };
+            let fits: Vec<usize> =
+                usable.iter().copied().filter(|&f| self.fresh_quality(service, f) >= class).collect();
+            let Some(room) = most.checked_sub(base.instances) else { continue };
+            let need = Need {
+                weight: base.missing,
+                least: least.saturating_sub(base.instances) as u32,
+                most: quota.total.min(u32::try_from(room).unwrap_or(u32::MAX)),
+            };
+            consider(fits, &|f| self.fresh_weight(service, f), need);
         }
-        best.map(|b| b.counts)
+        best.map(|(chosen, flavors)| flavors.into_iter().zip(chosen.counts).filter(|(_, n)| *n > 0).collect())
     }
 
-    /// Potentials that a covering set could have as its smallest.
-    fn thresholds(&self, service: usize, flavors: &[usize]) -> Vec<f64> {
-        let existing = (0..self.nodes.len()).map(|i| self.potential(service, i));
-        let mut all: Vec<f64> = existing.chain(flavors.iter().map(|&f| self.fresh_potential(service, f))).collect();
+    /// Qualities that a covering set could have as its smallest.
+    fn classes(&self, service: usize, flavors: &[usize]) -> Vec<f64> {
+        let existing = (0..self.nodes.len()).map(|i| self.quality(service, i));
+        let mut all: Vec<f64> = existing.chain(flavors.iter().map(|&f| self.fresh_quality(service, f))).collect();
         all.retain(|t| *t > 0.0);
         all.sort_by(|a, b| b.total_cmp(a));
         all.dedup();
         all
     }
 
-    /// What the present nodes give to a set whose potentials are all at least `threshold`; `None` if there are not
-    /// enough partitions for such a set.
-    fn base(&self, service: usize, threshold: f64) -> Option<Base> {
-        let usable: Vec<usize> = (0..self.nodes.len()).filter(|&i| self.potential(service, i) >= threshold).collect();
-        let present: u32 = usable.iter().map(|&i| self.problem.weight(self.nodes[i].cores)).sum();
-        let parts = self.problem.demand_rps(service) / threshold;
-        let missing = self.problem.members_for(service, parts)? - f64::from(present);
-        Some(Base { parts, missing: missing.max(0.0), instances: usable.len() })
-    }
-
-    /// The fewest nodes of `first` that complete a cover with `n_second` of `second`.
-    fn complete(
-        &self,
-        service: usize,
-        base: &Base,
-        first: usize,
-        (second, n_second): (usize, u32),
-        quota: &Quota,
-    ) -> Option<Cover> {
-        let flavors = &self.problem.flavors;
-        let (least, most) = self.limits(service);
-        // One node alone gets everything, whatever the partitions.
-        let alone = base.instances == 0 && n_second == 0 && base.parts <= f64::from(self.fresh_weight(first)) + 1e-9;
-        let missing = base.missing - f64::from(n_second * self.fresh_weight(second));
-        let by_rate = (missing / f64::from(self.fresh_weight(first)) - 1e-9).ceil().max(0.0);
-        let by_rate = if alone { 1.0 } else { by_rate };
-        let by_count = least.saturating_sub(base.instances + n_second as usize) as f64;
-        let n_first = by_rate.max(by_count);
-        if n_first > f64::from(quota.by_flavor[first]) || n_second > quota.by_flavor[second] {
-            return None;
-        }
-        let n_first = n_first as u32;
-        let new = n_first.checked_add(n_second)?;
-        if new == 0 || new > quota.total || base.instances + new as usize > most {
-            return None;
-        }
-        let usd = f64::from(n_first) * flavors[first].usd_per_hour + f64::from(n_second) * flavors[second].usd_per_hour;
-        Some(Cover { usd_per_hour: usd, new, counts: vec![(first, n_first), (second, n_second)] })
+    /// What the present nodes give to a set whose qualities are all at least `class`; `None` if no such set exists.
+    fn base(&self, service: usize, class: f64) -> Option<Base> {
+        let usable: Vec<usize> = (0..self.nodes.len()).filter(|&i| self.quality(service, i) >= class).collect();
+        let present: f64 = usable.iter().map(|&i| self.contribution(service, i)).sum();
+        let missing = self.required(service, class)? - present;
+        Some(Base { missing: missing.max(0.0), instances: usable.len() })
     }
 
     /// One node after the other, each the one that adds most, until the demand is carried or nothing helps.
@@ -201,25 +187,7 @@ impl Packing<'_> {
 
 /// See [`Packing::base`].
 struct Base {
-    /// Into how many equal parts the arrivals must fall, so that each is carried by one member.
-    parts: f64,
-    /// Members that are missing for that.
+    /// Weight that is missing.
     missing: f64,
     instances: usize,
-}
-
-/// New nodes that complete a service.
-struct Cover {
-    usd_per_hour: f64,
-    new: u32,
-    counts: Vec<(usize, u32)>,
-}
-
-impl Cover {
-    /// Cheaper, then fewer nodes; flavors are visited in name order, so the first of equals stays.
-    fn comes_before(&self, other: &Cover) -> bool {
-        let cheaper = self.usd_per_hour < other.usd_per_hour - 1e-12;
-        let equal = (self.usd_per_hour - other.usd_per_hour).abs() <= 1e-12;
-        cheaper || (equal && self.new < other.new)
-    }
 }

@@ -5,7 +5,7 @@
 //! gathers the inputs from topics, publishes the plan on `allocation.control` and lets a provider act on it.
 //!
 //! Invariants:
-//! - The core (`model`, `margin`, `cost`, `demand`, `lease`, `pack`, `grow`, `shrink`, `plan`, `report`, `explain`,
+//! - The core (`model`, `margin`, `cost`, `cover`, `demand`, `lease`, `pack`, `grow`, `shrink`, `plan`, `report`, `explain`,
 //!   `ledger`, `fleet`) depends on `schemas` alone: no clock, no environment, no I/O, fixed iteration order.
 //! - Every plan carries its reasons; "short by N, because …" is a value in it, not an error.
 //! - A plan is published before anything acts on it.
@@ -14,6 +14,7 @@
 
 pub mod config;
 pub mod cost;
+mod cover;
 pub mod demand;
 mod error;
 pub mod explain;

@@ -54,6 +54,8 @@ pub enum Members {
     OnePerNode,
     /// As many as the node has cores: shares follow cores, as far as there are partitions to follow with.
     OnePerCore,
+    /// No group: all nodes of a service take from one queue, each when it has a free worker (late binding).
+    Shared,
 }
 
 /// Knobs of a decision; one setting serves every trace.

@@ -3,17 +3,19 @@
 //! Topology: the partitions of a service split its arrivals over the group members of the nodes that host it, and a
 //! partition is not divided: of 4 partitions, one of 3 nodes gets 2. Inside a node all workers of the service share
 //! one queue. So a set of nodes carries a rate only if each of them carries the largest share that may fall to it,
-//! and the queueing margin is paid once a node.
+//! and the queueing margin is paid once a node. With [`Members::Shared`] all nodes of a service take from one queue
+//! (late binding): capacities add up and the margin is paid once, for the node that leaves least time to wait.
 //!
 //! Invariants: instances on a node never take more cores, GPUs or memory than it has; a service has at most one
 //! instance on a node, at most `max` and at most as many as its topic has partitions. Everything here depends only
 //! on the nodes, what they host and the demands, in a fixed order, so that a finished placement is kept as it is.
 //! Left out: which nodes should exist (`plan`), and moving one instance to make room for another.
 
-use crate::cost::Ladder;
+use crate::cost::{Ladder, Rung};
 use crate::demand::Demand;
 use crate::lease::Terms;
-use crate::model::{Flavor, FleetNode, Members, PlanInputs, Service};
+use crate::margin::Waiting;
+use crate::model::{CapacityRule, Flavor, FleetNode, Members, PlanInputs, Service};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Rates below this count as none, requests per second.
@@ -46,9 +48,70 @@ impl Problem<'_> {
     /// Group members that a node with `cores` has for a service.
     pub(crate) fn weight(&self, cores: u32) -> u32 {
         match self.inputs.settings.members {
-            Members::OnePerNode => 1,
+            Members::OnePerNode | Members::Shared => 1,
             Members::OnePerCore => cores.max(1),
         }
+    }
+
+    /// All nodes of a service take from one queue.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.inputs.settings.members == Members::Shared
+    }
+
+    /// True when capacity is planned without a queueing margin.
+    fn without_margin(&self) -> bool {
+        self.inputs.settings.capacity_rule == CapacityRule::Paper
+    }
+
+    /// What an instance adds to a set: capacity to a shared queue, else group members.
+    pub(crate) fn contribution(&self, rung: Option<&Rung>, cores: u32) -> f64 {
+        match rung {
+            None => 0.0,
+            Some(r) if self.is_shared() => {
+                if self.without_margin() {
+                    r.carry_rps
+                } else {
+                    r.sustained_rps
+                }
+            }
+            Some(_) => f64::from(self.weight(cores)),
+        }
+    }
+
+    /// What bounds a set of which this instance is the weakest: the time that it leaves for waiting in a shared queue,
+    /// else the rate that it carries for each of its group members; without bound if it carries everything alone.
+    pub(crate) fn quality(&self, service: usize, rung: Option<&Rung>, cores: u32) -> f64 {
+        match rung {
+            None => 0.0,
+            Some(r) if self.is_shared() => {
+                if r.carry_rps <= 0.0 {
+                    0.0
+                } else if self.without_margin() {
+                    1.0
+                } else {
+                    r.waiting.allowed_s
+                }
+            }
+            Some(r) if r.carry_rps > 0.0 && r.carry_rps >= self.demand_rps(service) - 1e-9 => f64::INFINITY,
+            Some(_) => self.potential(rung, cores),
+        }
+    }
+
+    /// How well an instance takes its part: capacity in a shared queue, else rate for each of its group members.
+    pub(crate) fn potential(&self, rung: Option<&Rung>, cores: u32) -> f64 {
+        match rung {
+            None => 0.0,
+            Some(r) if r.carry_rps <= 0.0 => 0.0,
+            Some(_) if self.is_shared() => self.contribution(rung, cores),
+            Some(r) => r.carry_rps / f64::from(self.weight(cores)),
+        }
+    }
+
+    /// The queue's [`Waiting`] when the instance that leaves the least time leaves `allowed_s`.
+    fn waiting(&self, service: usize, allowed_s: f64) -> Waiting {
+        let settings = &self.inputs.settings;
+        let dispersion = self.services[service].load.dispersion.unwrap_or(settings.dispersion);
+        Waiting { allowed_s, epsilon: settings.epsilon, dispersion }
     }
 
     /// Largest share of the service's arrivals that may fall to `weight` of all `total` members.
@@ -100,6 +163,10 @@ pub(crate) struct Node {
     pub(crate) ready: bool,
     /// Paid for beyond the next decision: giving it up saves nothing yet.
     pub(crate) sunk: bool,
+    /// New, and ordered by an earlier round of this decision: from then on like any node that is being set up.
+    pub(crate) ordered: bool,
+    /// Given up by an earlier round of this decision, and ends now: it takes nothing more.
+    pub(crate) ending: bool,
     /// Ordered to take over from a dearer node, so it is not superfluous while that one still runs.
     pub(crate) replacement: bool,
     /// Services whose model failed to load here.
@@ -111,8 +178,9 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// Not ordered yet: it may still be left out.
     pub(crate) fn is_new(&self) -> bool {
-        self.origin == Origin::New
+        self.origin == Origin::New && !self.ordered
     }
 
     /// Order of names in which 10 comes after 9, so that nodes of one plan are preferred in the order of their making.
@@ -135,6 +203,8 @@ impl Node {
             gpus: flavor.gpus,
             ready: false,
             sunk: false,
+            ordered: false,
+            ending: false,
             replacement: false,
             failed: BTreeSet::new(),
             live: BTreeSet::new(),
@@ -192,7 +262,7 @@ impl Packing<'_> {
     pub(crate) fn room(&self, service: usize, index: usize) -> u32 {
         let node = &self.nodes[index];
         let Some(ladder) = self.problem.ladder(service, node.flavor) else { return 0 };
-        if node.failed.contains(&service) {
+        if node.failed.contains(&service) || node.ending {
             return 0;
         }
         let (mut cores, mut gpus, mut memory_mib) = (node.cores, node.gpus, node.memory_mib);
@@ -218,7 +288,78 @@ impl Packing<'_> {
     /// Rate that the node could carry for the service, for each of its group members: what decides how well it takes
     /// its share of the arrivals.
     pub(crate) fn potential(&self, service: usize, index: usize) -> f64 {
-        self.carry_rps(service, index, self.room(service, index)) / f64::from(self.weight(index))
+        self.problem.potential(self.full(service, index), self.nodes[index].cores)
+    }
+
+    /// The instance that fills what the others leave of the node.
+    fn full(&self, service: usize, index: usize) -> Option<&Rung> {
+        self.problem.ladder(service, self.nodes[index].flavor)?.rung(self.room(service, index))
+    }
+
+    /// See [`Problem::quality`].
+    pub(crate) fn quality(&self, service: usize, index: usize) -> f64 {
+        self.problem.quality(service, self.full(service, index), self.nodes[index].cores)
+    }
+
+    /// See [`Problem::contribution`].
+    pub(crate) fn contribution(&self, service: usize, index: usize) -> f64 {
+        self.problem.contribution(self.full(service, index), self.nodes[index].cores)
+    }
+
+    /// Contributions that a set needs whose weakest member is of quality `class`; `None` if there are not enough
+    /// partitions for such a set.
+    pub(crate) fn required(&self, service: usize, class: f64) -> Option<f64> {
+        let rate_rps = self.problem.demand_rps(service);
+        if self.problem.is_shared() {
+            let margin = !self.problem.without_margin();
+            return Some(if margin { self.problem.waiting(service, class).required_rps(rate_rps) } else { rate_rps });
+        }
+        if class.is_infinite() { Some(0.0) } else { self.problem.members_for(service, rate_rps / class) }
+    }
+
+    /// Rate that a shared queue with these instances carries, and its capacity.
+    fn pooled(&self, service: usize, instances: &[(usize, u32)]) -> (f64, f64) {
+        let rungs = || {
+            let rung = |&(i, w): &(usize, u32)| self.problem.ladder(service, self.nodes[i].flavor)?.rung(w);
+            instances.iter().filter_map(rung)
+        };
+        let capacity_rps: f64 = rungs().map(|r| self.problem.contribution(Some(r), 1)).sum();
+        if self.problem.without_margin() || instances.is_empty() {
+            return (capacity_rps, capacity_rps);
+        }
+        let allowed_s = rungs().map(|r| r.waiting.allowed_s).fold(f64::INFINITY, f64::min);
+        (self.problem.waiting(service, allowed_s).carried_rps(capacity_rps), capacity_rps)
+    }
+
+    /// What queueing asks for on top of `rate_rps` when these instances share a queue.
+    pub(crate) fn pooled_margin_rps(&self, service: usize, instances: &[(usize, u32)], rate_rps: f64) -> f64 {
+        let rung = |&(i, w): &(usize, u32)| self.problem.ladder(service, self.nodes[i].flavor)?.rung(w);
+        let allowed_s = instances.iter().filter_map(rung).map(|r| r.waiting.allowed_s).fold(f64::INFINITY, f64::min);
+        let margin_rps = self.problem.waiting(service, allowed_s).margin_rps(rate_rps);
+        if margin_rps.is_finite() { margin_rps } else { 0.0 }
+    }
+
+    /// [`Packing::spread`] with a shared queue: all work at the same share of what they could.
+    fn spread_pooled(&self, service: usize, rate_rps: f64, members: &[usize]) -> Option<Assignment> {
+        let full: Assignment = members.iter().map(|&i| (i, self.room(service, i))).collect();
+        let (carried_rps, capacity_rps) = self.pooled(service, &full);
+        if full.iter().any(|f| f.1 == 0) || carried_rps < rate_rps - TOLERANCE_RPS || members.is_empty() {
+            return None;
+        }
+        let needed_rps = members.iter().map(|&i| self.quality(service, i)).fold(f64::INFINITY, f64::min);
+        let needed_rps = if self.problem.without_margin() {
+            rate_rps
+        } else {
+            self.problem.waiting(service, needed_rps).required_rps(rate_rps)
+        };
+        let share = (needed_rps / capacity_rps).min(1.0);
+        let fewer = |&(i, room): &(usize, u32)| {
+            let ladder = self.problem.ladder(service, self.nodes[i].flavor)?;
+            let part = |w: u32| self.problem.contribution(ladder.rung(w), 1);
+            (1..=room).find(|&w| part(w) >= part(room) * share - TOLERANCE_RPS).map(|w| (i, w))
+        };
+        let spread: Assignment = full.iter().map(fewer).collect::<Option<_>>()?;
+        if self.pooled(service, &spread).0 >= rate_rps - TOLERANCE_RPS { Some(spread) } else { Some(full) }
     }
 
     /// Share of the service's arrivals that may fall to each of these nodes, largest case.
@@ -229,6 +370,9 @@ impl Packing<'_> {
 
     /// Rate that these instances carry together, each with the largest share that may fall to it.
     pub(crate) fn carried_by(&self, service: usize, instances: &[(usize, u32)]) -> f64 {
+        if self.problem.is_shared() {
+            return self.pooled(service, instances).0;
+        }
         let members: Vec<usize> = instances.iter().map(|&(i, _)| i).collect();
         let shares = self.shares(service, &members);
         let rates = instances.iter().zip(shares).map(|(&(i, w), share)| self.carry_rps(service, i, w) / share);
@@ -254,6 +398,9 @@ impl Packing<'_> {
 
     /// Fewest workers with which these nodes carry `rate_rps`; `None` if one of them cannot take its share.
     pub(crate) fn spread(&self, service: usize, rate_rps: f64, members: &[usize]) -> Option<Assignment> {
+        if self.problem.is_shared() {
+            return self.spread_pooled(service, rate_rps, members);
+        }
         members
             .iter()
             .zip(self.shares(service, members))
@@ -341,13 +488,13 @@ impl Packing<'_> {
         })
     }
 
-    /// The set of at most `size` nodes that could carry most, and how much. Its rate is bound by the smallest
-    /// potential in it, so the best set takes, above some potential, the nodes with most members.
+    /// The set of at most `size` nodes that could carry most, and how much. Its rate is bound by the smallest quality
+    /// in it, so the best set takes, above some quality, the nodes that contribute most.
     pub(crate) fn best_set(&self, service: usize, size: usize, allowed: &dyn Fn(usize) -> bool) -> (f64, Vec<usize>) {
         let mut usable: Vec<(f64, usize)> = (0..self.nodes.len())
             .filter(|&i| allowed(i))
-            .map(|i| (self.potential(service, i), i))
-            .filter(|(potential, _)| *potential > 0.0)
+            .map(|i| (self.quality(service, i), i))
+            .filter(|(quality, _)| *quality > 0.0)
             .collect();
         let by_name = |a: usize, b: usize| self.nodes[a].cmp_name(&self.nodes[b]);
         usable.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| by_name(a.1, b.1)));
@@ -359,7 +506,8 @@ impl Packing<'_> {
             }
             let mut chosen: Vec<(f64, usize)> = usable[..end].to_vec();
             if chosen.len() > size {
-                let by_weight = |a: usize, b: usize| self.weight(b).cmp(&self.weight(a));
+                let by_weight =
+                    |a: usize, b: usize| self.contribution(service, b).total_cmp(&self.contribution(service, a));
                 chosen.sort_by(|a, b| by_weight(a.1, b.1).then(b.0.total_cmp(&a.0)).then_with(|| by_name(a.1, b.1)));
                 chosen.truncate(size);
             }

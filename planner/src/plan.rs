@@ -24,23 +24,76 @@ use crate::lease::Terms;
 use crate::model::{Flavor, FleetNode, FleetState, Plan, PlanInputs, Service};
 use crate::pack::{Node, Origin, Packing, Problem, TOLERANCE_RPS};
 use crate::{report, shrink};
+use std::collections::BTreeMap;
 
 /// Rounds of growing and shrinking at most; almost always the second changes nothing.
 const MOST_ROUNDS: usize = 8;
+/// Times that a decision is looked at again as if it had been carried out; almost always once.
+const MOST_REPLANS: usize = 8;
 
 /// Decides. Inputs that [`PlanInputs::problems`] complains about give a plan without meaning, never a panic.
 pub fn plan(inputs: &PlanInputs) -> Plan {
     let problem = problem(inputs);
     let mut packing = Packing { problem: &problem, nodes: usable_nodes(&problem) };
     let mut next = inputs.naming.next;
+    settle_for_good(&mut packing, &mut next);
+    for _ in 0..MOST_REPLANS {
+        let mut again = packing.carried_out();
+        settle_for_good(&mut again, &mut next);
+        if again.placement() == packing.placement() {
+            break;
+        }
+        packing = again;
+    }
+    report::report(&packing, next)
+}
+
+/// Rounds of [`settle`] until nothing changes.
+fn settle_for_good(packing: &mut Packing<'_>, next: &mut u64) {
     for _ in 0..MOST_ROUNDS {
         let before = packing.nodes.clone();
-        settle(&mut packing, &mut next);
+        settle(packing, next);
         if packing.nodes == before {
             break;
         }
     }
-    report::report(&packing, next)
+}
+
+impl<'p> Packing<'p> {
+    /// What the next decision would begin with, were this one carried out and no time had gone by: new nodes are
+    /// ordered, and nodes that end take nothing more.
+    fn carried_out(&self) -> Packing<'p> {
+        let problem = self.problem;
+        let mut after = self.clone();
+        for node in &mut after.nodes {
+            let terms = Terms::of(problem.flavors[node.flavor]);
+            match node.origin {
+                Origin::New => {
+                    node.ordered = true;
+                    node.replacement = false;
+                    node.sunk = terms.is_sunk(terms.start(problem.inputs.now_ms), problem.sunk_until_ms(node.flavor));
+                }
+                Origin::Fleet(index) => {
+                    let lease = problem.inputs.fleet[index].lease;
+                    if node.in_use() && terms.renewal_due(lease, problem.then_ms(node.flavor)) {
+                        let renewed = terms.renewed(lease, problem.then_ms(node.flavor));
+                        node.sunk = terms.is_sunk(renewed, problem.sunk_until_ms(node.flavor));
+                    }
+                    let stops = problem.inputs.settings.elastic && terms.may_stop(lease, problem.inputs.now_ms);
+                    node.ending |= !node.in_use() && stops;
+                }
+            }
+            let hosts = &node.hosts;
+            node.live.retain(|s| hosts.contains_key(s));
+        }
+        after.nodes.sort_by(|a, b| a.cmp_name(b));
+        after
+    }
+
+    /// What runs where.
+    fn placement(&self) -> BTreeMap<&str, &BTreeMap<usize, u32>> {
+        self.nodes.iter().map(|n| (n.id.as_str(), &n.hosts)).collect()
+    }
 }
 
 /// Grows to what is needed, then gives up what is not. What is given up can make room for what was short, hence
@@ -52,7 +105,7 @@ fn settle(packing: &mut Packing<'_>, next: &mut u64) {
         prefer_priority(packing);
     }
     shrink::shrink(packing, next);
-    packing.nodes.retain(|n| !n.is_new() || n.in_use());
+    packing.nodes.retain(|n| n.origin != Origin::New || n.in_use());
 }
 
 /// Ratings, demands and the order of service.
@@ -176,6 +229,7 @@ fn tier(node: &Node) -> u8 {
     match node.origin {
         _ if node.in_use() => 0,
         Origin::Fleet(_) => 1,
+        Origin::New if node.ordered => 1,
         Origin::New => 2,
     }
 }

@@ -124,6 +124,9 @@ fn margin_rps(packing: &Packing<'_>, s: usize, instances: &[(usize, u32)]) -> f6
     }
     let members: Vec<usize> = instances.iter().map(|&(i, _)| i).collect();
     let carried = packing.problem.demand_rps(s).min(packing.carried(s));
+    if packing.problem.is_shared() {
+        return packing.pooled_margin_rps(s, instances, carried);
+    }
     let one = |(&(i, workers), share): (&(usize, u32), f64)| {
         let rung = packing.problem.ladder(s, packing.nodes[i].flavor).and_then(|l| l.rung(workers));
         rung.map_or(0.0, |r| r.waiting.margin_rps(carried * share))
