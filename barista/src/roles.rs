@@ -18,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 /// How long a starting process waits for its broker.
 const BROKER_WAIT: Duration = Duration::from_secs(60);
 
+/// How long a process that ends waits for its consumers to leave their groups.
+const LEAVE_WAIT: Duration = Duration::from_secs(1);
+
 /// What a process can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Role {
@@ -220,6 +223,11 @@ impl Process {
         let flushed = self.context.bus.sink().flush(Duration::from_secs(2)).await;
         if let Err(error) = flushed {
             tracing::warn!(%error, "some records were not delivered before the end");
+        }
+        if !self.context.bus.close(LEAVE_WAIT).await {
+            tracing::warn!(
+                "some consumers had no time to leave their groups; they are missed after the session time-out"
+            );
         }
         if let Some(broker) = self.broker.take() {
             broker.shutdown().await;

@@ -328,4 +328,11 @@ pub trait Bus: Send + Sync {
 
     /// Topic names with the configured prefix.
     fn topics(&self) -> &Topics;
+
+    /// Waits until sources that were dropped have left their groups, at most `limit`; for the end of a process: a
+    /// member that goes without a word is missed only after the session time-out, and nobody reads its partitions
+    /// until then. False when the limit came first.
+    async fn close(&self, _limit: Duration) -> bool {
+        true
+    }
 }

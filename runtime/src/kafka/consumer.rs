@@ -134,10 +134,28 @@ pub(super) struct KafkaSource {
     paused: Arc<Mutex<BTreeSet<TopicPartition>>>,
     closing: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
+    pollers: Pollers,
+}
+
+/// Poll threads of sources that were dropped.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pollers(Arc<Mutex<Vec<std::thread::JoinHandle<()>>>>);
+
+impl Pollers {
+    fn note(&self, thread: std::thread::JoinHandle<()>) {
+        let mut threads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.retain(|t| !t.is_finished());
+        threads.push(thread);
+    }
+
+    /// True when each has left its group.
+    pub(super) fn all_ended(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().all(std::thread::JoinHandle::is_finished)
+    }
 }
 
 impl KafkaSource {
-    pub(super) async fn open(config: &KafkaConfig, spec: SourceSpec) -> Result<Self, PortError> {
+    pub(super) async fn open(config: &KafkaConfig, spec: SourceSpec, pollers: Pollers) -> Result<Self, PortError> {
         let (control_tx, control) = mpsc::unbounded_channel();
         let closing = Arc::new(AtomicBool::new(false));
         let context = RebalanceContext {
@@ -183,6 +201,7 @@ impl KafkaSource {
             paused,
             closing,
             thread: Some(thread),
+            pollers,
         })
     }
 
@@ -372,8 +391,10 @@ impl Drop for KafkaSource {
         self.closing.store(true, Ordering::SeqCst);
         self.records.close();
         // The thread holds the last reference to the client but ours; it leaves the group when it ends. It is not
-        // joined here: dropping must not block an async thread.
-        drop(self.thread.take());
+        // joined here: dropping must not block an async thread. `Bus::close` waits for it.
+        if let Some(thread) = self.thread.take() {
+            self.pollers.note(thread);
+        }
     }
 }
 

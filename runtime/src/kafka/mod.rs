@@ -21,7 +21,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use schemas::Topics;
 use schemas::topics::{Cleanup, TopicSpec};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long an administrative request may take.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -31,6 +31,7 @@ pub struct KafkaBus {
     config: KafkaConfig,
     topics: Topics,
     sink: Arc<producer::KafkaSink>,
+    pollers: consumer::Pollers,
 }
 
 impl KafkaBus {
@@ -38,7 +39,12 @@ impl KafkaBus {
     /// [`KafkaBus::probe`] to wait for them.
     pub fn connect(config: &KafkaConfig) -> Result<Self, PortError> {
         let sink = producer::KafkaSink::new(config)?;
-        Ok(KafkaBus { topics: Topics::new(config.topic_prefix.clone()), sink: Arc::new(sink), config: config.clone() })
+        Ok(KafkaBus {
+            topics: Topics::new(config.topic_prefix.clone()),
+            sink: Arc::new(sink),
+            config: config.clone(),
+            pollers: consumer::Pollers::default(),
+        })
     }
 
     /// Asks for metadata until a broker answers; an error after `deadline`.
@@ -84,7 +90,18 @@ impl Bus for KafkaBus {
     }
 
     async fn source(&self, spec: SourceSpec) -> Result<Box<dyn Source>, PortError> {
-        Ok(Box::new(consumer::KafkaSource::open(&self.config, spec).await?))
+        Ok(Box::new(consumer::KafkaSource::open(&self.config, spec, self.pollers.clone()).await?))
+    }
+
+    async fn close(&self, limit: Duration) -> bool {
+        let begin = Instant::now();
+        while !self.pollers.all_ended() {
+            if begin.elapsed() >= limit {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        true
     }
 
     async fn create_topics(&self, topics: &[TopicSpec]) -> Result<(), PortError> {

@@ -7,4 +7,5 @@ mod demo;
 mod deploy;
 mod edges;
 mod ingest_loses_nothing;
+mod leaving;
 mod predictions;
