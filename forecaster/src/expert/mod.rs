@@ -50,11 +50,15 @@ pub enum ExpertKind {
     RidgeSqrtShort,
     /// Ridge on the square-root scale that remembers about 8,000 samples.
     RidgeSqrtLong,
+    /// Ridge on the logarithmic scale that remembers about 1,200 samples.
+    RidgeLogShort,
+    /// Ridge on the logarithmic scale that remembers about 8,000 samples.
+    RidgeLogLong,
 }
 
 impl ExpertKind {
     /// Every expert.
-    pub const ALL: [ExpertKind; 11] = [
+    pub const ALL: [ExpertKind; 13] = [
         ExpertKind::LastValue,
         ExpertKind::EwmaFast,
         ExpertKind::EwmaMedium,
@@ -66,6 +70,8 @@ impl ExpertKind {
         ExpertKind::RidgeLong,
         ExpertKind::RidgeSqrtShort,
         ExpertKind::RidgeSqrtLong,
+        ExpertKind::RidgeLogShort,
+        ExpertKind::RidgeLogLong,
     ];
 
     /// The experts of the default ensemble. Of the ridges it has one: on the recorded series any two or all four
@@ -95,6 +101,8 @@ impl ExpertKind {
             ExpertKind::RidgeLong => "ridge_long",
             ExpertKind::RidgeSqrtShort => "ridge_sqrt_short",
             ExpertKind::RidgeSqrtLong => "ridge_sqrt_long",
+            ExpertKind::RidgeLogShort => "ridge_log_short",
+            ExpertKind::RidgeLogLong => "ridge_log_long",
         }
     }
 
@@ -116,6 +124,8 @@ impl ExpertKind {
             ExpertKind::RidgeLong => (Link::Identity, LONG_WINDOW),
             ExpertKind::RidgeSqrtShort => (Link::Sqrt, SHORT_WINDOW),
             ExpertKind::RidgeSqrtLong => (Link::Sqrt, LONG_WINDOW),
+            ExpertKind::RidgeLogShort => (Link::Log, SHORT_WINDOW),
+            ExpertKind::RidgeLogLong => (Link::Log, LONG_WINDOW),
             _ => return None,
         };
         Some(Ridge::new(link, window))
@@ -189,9 +199,12 @@ impl Expert {
             ExpertKind::SeasonalDay => seasonal::day(origin),
             ExpertKind::SeasonalWeek => seasonal::week(origin),
             ExpertKind::ProfileAr => profile_ar::predict(origin),
-            ExpertKind::RidgeShort | ExpertKind::RidgeLong | ExpertKind::RidgeSqrtShort | ExpertKind::RidgeSqrtLong => {
-                self.ridge.as_ref().map(|ridge| ridge.predict(origin.inputs))
-            }
+            ExpertKind::RidgeShort
+            | ExpertKind::RidgeLong
+            | ExpertKind::RidgeSqrtShort
+            | ExpertKind::RidgeSqrtLong
+            | ExpertKind::RidgeLogShort
+            | ExpertKind::RidgeLogLong => self.ridge.as_ref().map(|ridge| ridge.predict(origin.inputs)),
         };
         forecast.filter(|value| value.is_finite()).map(|value| value.clamp(0.0, origin.history.cap()))
     }

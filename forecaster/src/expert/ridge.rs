@@ -32,13 +32,19 @@ pub(crate) enum Link {
     Identity,
     /// Square root.
     Sqrt,
+    /// Logarithm, kept from the deep by [`LOG_FLOOR`].
+    Log,
 }
+
+/// Added before the logarithm, in multiples of the level.
+const LOG_FLOOR: f64 = 0.05;
 
 impl Link {
     fn apply(self, x: f64) -> f64 {
         match self {
             Link::Identity => x,
             Link::Sqrt => x.max(0.0).sqrt(),
+            Link::Log => (x.max(0.0) + LOG_FLOOR).ln(),
         }
     }
 
@@ -47,6 +53,7 @@ impl Link {
         match self {
             Link::Identity => z,
             Link::Sqrt => z.max(0.0).powi(2) + variance,
+            Link::Log => z.min(8.0).exp() * (1.0 + 0.5 * variance.min(0.5)) - LOG_FLOOR,
         }
     }
 }
@@ -160,7 +167,7 @@ impl Ridge {
         let mut x = [0.0; FEATURES];
         match self.link {
             Link::Identity => features::assemble(inputs.values, inputs.fourier, &mut x),
-            Link::Sqrt => {
+            Link::Sqrt | Link::Log => {
                 features::assemble(&inputs.values.map(|value| self.link.apply(value)), inputs.fourier, &mut x)
             }
         }
