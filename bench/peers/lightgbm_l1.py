@@ -36,7 +36,7 @@ def features(series, h):
     columns["mean_week"] = s.rolling(series.week, min_periods=series.day).mean().shift(h)
     frame = pd.DataFrame(columns)
     frame["time"] = (series.times.dt.hour * 60 + series.times.dt.minute).to_numpy()
-    frame["weekday"] = series.times.dt.dayofweek.to_numpy()
+    frame["weekday"] = series.times.dt.day_of_week.to_numpy()
     return frame.to_numpy()
 
 

@@ -9,13 +9,16 @@
 //! Left out: exogenous regressors and boosted trees.
 
 mod ewma;
+pub(crate) mod hour_ridge;
 mod last_value;
 mod profile_ar;
 pub(crate) mod ridge;
 mod seasonal;
+pub(crate) mod stack;
 
 use crate::calendar::Calendar;
 use crate::history::{History, Seasons};
+use hour_ridge::HourRidge;
 use ridge::{Inputs, Link, Ridge};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -54,11 +57,15 @@ pub enum ExpertKind {
     RidgeLogShort,
     /// Ridge on the logarithmic scale that remembers about 8,000 samples.
     RidgeLogLong,
+    /// Small ridge on the square-root scale for each hour of the day.
+    RidgeHour,
+    /// Regression over the other experts' forecasts.
+    Stack,
 }
 
 impl ExpertKind {
     /// Every expert.
-    pub const ALL: [ExpertKind; 13] = [
+    pub const ALL: [ExpertKind; 15] = [
         ExpertKind::LastValue,
         ExpertKind::EwmaFast,
         ExpertKind::EwmaMedium,
@@ -72,6 +79,8 @@ impl ExpertKind {
         ExpertKind::RidgeSqrtLong,
         ExpertKind::RidgeLogShort,
         ExpertKind::RidgeLogLong,
+        ExpertKind::RidgeHour,
+        ExpertKind::Stack,
     ];
 
     /// The experts of the default ensemble. Of the ridges it has one: on the recorded series any two or all four
@@ -103,6 +112,8 @@ impl ExpertKind {
             ExpertKind::RidgeSqrtLong => "ridge_sqrt_long",
             ExpertKind::RidgeLogShort => "ridge_log_short",
             ExpertKind::RidgeLogLong => "ridge_log_long",
+            ExpertKind::RidgeHour => "ridge_hour",
+            ExpertKind::Stack => "stack",
         }
     }
 
@@ -170,24 +181,24 @@ pub(crate) struct Expert {
     kind: ExpertKind,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ridge: Option<Ridge>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hours: Option<HourRidge>,
 }
 
 impl Expert {
-    pub(crate) fn new(kind: ExpertKind) -> Self {
-        Expert { kind, ridge: kind.ridge() }
+    pub(crate) fn new(kind: ExpertKind, seasons: Seasons) -> Self {
+        let hours = (kind == ExpertKind::RidgeHour).then(|| HourRidge::new(seasons.day_steps));
+        Expert { kind, ridge: kind.ridge(), hours }
     }
 
     pub(crate) fn kind(&self) -> ExpertKind {
         self.kind
     }
 
-    pub(crate) fn fits(&self, kind: ExpertKind) -> bool {
-        self.kind == kind
-            && match (&self.ridge, kind.ridge()) {
-                (Some(ridge), Some(fresh)) => ridge.fits(&fresh),
-                (None, None) => true,
-                _ => false,
-            }
+    pub(crate) fn fits(&self, fresh: &Expert) -> bool {
+        self.kind == fresh.kind
+            && both(&self.ridge, &fresh.ridge, Ridge::fits)
+            && both(&self.hours, &fresh.hours, HourRidge::fits)
     }
 
     pub(crate) fn predict(&self, origin: &Origin<'_>) -> Option<f64> {
@@ -205,6 +216,9 @@ impl Expert {
             | ExpertKind::RidgeSqrtLong
             | ExpertKind::RidgeLogShort
             | ExpertKind::RidgeLogLong => self.ridge.as_ref().map(|ridge| ridge.predict(origin.inputs)),
+            ExpertKind::RidgeHour => self.hours.as_ref().map(|hours| hours.predict(origin.inputs)),
+            // It needs the others' forecasts: the horizon asks it last.
+            ExpertKind::Stack => None,
         };
         forecast.filter(|value| value.is_finite()).map(|value| value.clamp(0.0, origin.history.cap()))
     }
@@ -213,6 +227,9 @@ impl Expert {
     pub(crate) fn learn(&mut self, inputs: Inputs<'_>, value: f64) {
         if let Some(ridge) = &mut self.ridge {
             ridge.learn(inputs, value);
+        }
+        if let Some(hours) = &mut self.hours {
+            hours.learn(inputs, value);
         }
     }
 
@@ -224,7 +241,16 @@ impl Expert {
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.ridge.as_ref().map_or(0, Ridge::memory_bytes)
+        self.ridge.as_ref().map_or(0, Ridge::memory_bytes) + self.hours.as_ref().map_or(0, HourRidge::memory_bytes)
+    }
+}
+
+/// Both absent, or both there and `fits`.
+fn both<T>(read: &Option<T>, fresh: &Option<T>, fits: impl Fn(&T, &T) -> bool) -> bool {
+    match (read, fresh) {
+        (Some(read), Some(fresh)) => fits(read, fresh),
+        (None, None) => true,
+        _ => false,
     }
 }
 

@@ -19,8 +19,10 @@ use serde::{Deserialize, Serialize};
 const RHO: f64 = 1.0;
 /// Part of the diagonal added to itself against rounding.
 const JITTER: f64 = 1e-6;
-const HUBER: f64 = 3.5;
-const VARIANCE_RATE: f64 = 0.01;
+/// Errors beyond this many standard deviations weigh less.
+pub(crate) const HUBER: f64 = 3.5;
+/// Weight of a new squared error in the running variance.
+pub(crate) const VARIANCE_RATE: f64 = 0.01;
 const FIRST_VARIANCE: f64 = 0.05;
 const PACKED: usize = FEATURES * (FEATURES + 1) / 2;
 
@@ -40,7 +42,7 @@ pub(crate) enum Link {
 const LOG_FLOOR: f64 = 0.05;
 
 impl Link {
-    fn apply(self, x: f64) -> f64 {
+    pub(crate) fn apply(self, x: f64) -> f64 {
         match self {
             Link::Identity => x,
             Link::Sqrt => x.max(0.0).sqrt(),
@@ -49,7 +51,7 @@ impl Link {
     }
 
     /// Expected value on the plain scale of a normal variable with this mean and variance on the link's scale.
-    fn invert(self, z: f64, variance: f64) -> f64 {
+    pub(crate) fn invert(self, z: f64, variance: f64) -> f64 {
         match self {
             Link::Identity => z,
             Link::Sqrt => z.max(0.0).powi(2) + variance,
@@ -64,6 +66,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) values: &'a [f64; VALUES],
     pub(crate) fourier: &'a [f64; FOURIER],
     pub(crate) level: f64,
+    /// Hour of the target's day, below [`super::hour_ridge::HOURS`].
+    pub(crate) hour: usize,
 }
 
 /// See the module's documentation.
@@ -206,7 +210,7 @@ mod tests {
         let mut ridge = Ridge::new(link, 8000.0);
         for i in 0..samples {
             let (values, fourier, target) = sample(&mut rng);
-            ridge.learn(Inputs { values: &values, fourier: &fourier, level: LEVEL }, disturb(i, target));
+            ridge.learn(Inputs { values: &values, fourier: &fourier, level: LEVEL, hour: 0 }, disturb(i, target));
         }
         ridge.solve();
         ridge
@@ -217,7 +221,7 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(4);
         let errors = (0..200).map(|_| {
             let (values, fourier, target) = sample(&mut rng);
-            (ridge.predict(Inputs { values: &values, fourier: &fourier, level: LEVEL }) - target).abs()
+            (ridge.predict(Inputs { values: &values, fourier: &fourier, level: LEVEL, hour: 0 }) - target).abs()
         });
         errors.sum::<f64>() / 200.0
     }
@@ -238,7 +242,7 @@ mod tests {
     fn before_any_sample_it_copies_last_day_and_week() {
         let mut ridge = Ridge::new(Link::Identity, 1000.0);
         ridge.solve();
-        let inputs = Inputs { values: &[0.8; VALUES], fourier: &[0.0; FOURIER], level: LEVEL };
+        let inputs = Inputs { values: &[0.8; VALUES], fourier: &[0.0; FOURIER], level: LEVEL, hour: 0 };
         assert!((ridge.predict(inputs) - 0.8 * LEVEL).abs() < 1e-9);
     }
 
@@ -256,7 +260,7 @@ mod tests {
         let mut expected = DMatrix::<f64>::zeros(FEATURES, FEATURES);
         for _ in 0..30 {
             let (values, fourier, target) = sample(&mut rng);
-            let inputs = Inputs { values: &values, fourier: &fourier, level: LEVEL };
+            let inputs = Inputs { values: &values, fourier: &fourier, level: LEVEL, hour: 0 };
             let x = DVector::from_column_slice(&ridge.row(inputs));
             let error = target / LEVEL - dot(&ridge.weights, &ridge.row(inputs));
             let bound = HUBER * ridge.variance.sqrt();
