@@ -34,7 +34,7 @@ pub(crate) struct Seasons {
 impl Seasons {
     pub(crate) fn shape(self) -> SeriesShape {
         // The oldest value asked for is the one before a week before the next interval.
-        let memory_steps = self.week_steps + 2;
+        let memory_steps = (self.week_steps + 2).max(16_384);
         SeriesShape { interval_ms: self.interval_ms, day_steps: self.day_steps, memory_steps }
     }
 }

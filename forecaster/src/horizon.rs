@@ -177,6 +177,18 @@ impl Horizon {
         }
     }
 
+    /// True if there is something for [`Horizon::refit`] to do.
+    pub(crate) fn can_refit(&self) -> bool {
+        self.experts.iter().any(Expert::can_refit)
+    }
+
+    /// Fits anew the experts that learn from the recorded past.
+    pub(crate) fn refit(&mut self, now: Now<'_>) {
+        for expert in &mut self.experts {
+            expert.refit(now.history, now.seasons, now.calendar, self.steps);
+        }
+    }
+
     /// Forecasts from the newest interval, and remembers the forecast until its target comes.
     pub(crate) fn forecast(&mut self, now: Now<'_>) -> Option<Direct> {
         let (origin, _) = now.history.series.newest()?;

@@ -15,6 +15,7 @@ mod profile_ar;
 pub(crate) mod ridge;
 mod seasonal;
 pub(crate) mod stack;
+pub(crate) mod trees;
 
 use crate::calendar::Calendar;
 use crate::history::{History, Seasons};
@@ -22,6 +23,7 @@ use hour_ridge::HourRidge;
 use ridge::{Inputs, Link, Ridge};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use trees::Trees;
 
 /// Samples after which a short-memory ridge has forgotten two thirds.
 const SHORT_WINDOW: f64 = 1200.0;
@@ -59,13 +61,15 @@ pub enum ExpertKind {
     RidgeLogLong,
     /// Small ridge on the square-root scale for each hour of the day.
     RidgeHour,
+    /// Boosted trees on the change from the newest value, refitted now and then.
+    Trees,
     /// Regression over the other experts' forecasts.
     Stack,
 }
 
 impl ExpertKind {
     /// Every expert.
-    pub const ALL: [ExpertKind; 15] = [
+    pub const ALL: [ExpertKind; 16] = [
         ExpertKind::LastValue,
         ExpertKind::EwmaFast,
         ExpertKind::EwmaMedium,
@@ -80,6 +84,7 @@ impl ExpertKind {
         ExpertKind::RidgeLogShort,
         ExpertKind::RidgeLogLong,
         ExpertKind::RidgeHour,
+        ExpertKind::Trees,
         ExpertKind::Stack,
     ];
 
@@ -113,6 +118,7 @@ impl ExpertKind {
             ExpertKind::RidgeLogShort => "ridge_log_short",
             ExpertKind::RidgeLogLong => "ridge_log_long",
             ExpertKind::RidgeHour => "ridge_hour",
+            ExpertKind::Trees => "trees",
             ExpertKind::Stack => "stack",
         }
     }
@@ -183,12 +189,15 @@ pub(crate) struct Expert {
     ridge: Option<Ridge>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hours: Option<HourRidge>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trees: Option<Trees>,
 }
 
 impl Expert {
     pub(crate) fn new(kind: ExpertKind, seasons: Seasons) -> Self {
         let hours = (kind == ExpertKind::RidgeHour).then(|| HourRidge::new(seasons.day_steps));
-        Expert { kind, ridge: kind.ridge(), hours }
+        let trees = (kind == ExpertKind::Trees).then(Trees::default);
+        Expert { kind, ridge: kind.ridge(), hours, trees }
     }
 
     pub(crate) fn kind(&self) -> ExpertKind {
@@ -199,6 +208,7 @@ impl Expert {
         self.kind == fresh.kind
             && both(&self.ridge, &fresh.ridge, Ridge::fits)
             && both(&self.hours, &fresh.hours, HourRidge::fits)
+            && both(&self.trees, &fresh.trees, |trees, _| trees.fits())
     }
 
     pub(crate) fn predict(&self, origin: &Origin<'_>) -> Option<f64> {
@@ -217,6 +227,10 @@ impl Expert {
             | ExpertKind::RidgeLogShort
             | ExpertKind::RidgeLogLong => self.ridge.as_ref().map(|ridge| ridge.predict(origin.inputs)),
             ExpertKind::RidgeHour => self.hours.as_ref().map(|hours| hours.predict(origin.inputs)),
+            ExpertKind::Trees => self
+                .trees
+                .as_ref()
+                .and_then(|trees| trees.predict(origin.history, origin.seasons, origin.calendar, origin.target)),
             // It needs the others' forecasts: the horizon asks it last.
             ExpertKind::Stack => None,
         };
@@ -240,8 +254,22 @@ impl Expert {
         }
     }
 
+    /// True if there is something for [`Expert::refit`] to do.
+    pub(crate) fn can_refit(&self) -> bool {
+        self.trees.is_some()
+    }
+
+    /// Learns anew from the recorded past, for forecasts `steps` ahead.
+    pub(crate) fn refit(&mut self, history: &History, seasons: Seasons, calendar: &Calendar, steps: u32) {
+        if let Some(trees) = &mut self.trees {
+            *trees = Trees::fit(history, seasons, calendar, steps);
+        }
+    }
+
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.ridge.as_ref().map_or(0, Ridge::memory_bytes) + self.hours.as_ref().map_or(0, HourRidge::memory_bytes)
+        self.trees.as_ref().map_or(0, |_| Trees::BYTES)
+            + self.ridge.as_ref().map_or(0, Ridge::memory_bytes)
+            + self.hours.as_ref().map_or(0, HourRidge::memory_bytes)
     }
 }
 

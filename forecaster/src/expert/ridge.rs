@@ -16,7 +16,7 @@ use nalgebra::{Cholesky, DMatrix, DVector};
 use serde::{Deserialize, Serialize};
 
 /// Strength of the pull towards the prior, in samples of unit inputs.
-const RHO: f64 = 1.0;
+const RHO: f64 = 0.3;
 /// Part of the diagonal added to itself against rounding.
 const JITTER: f64 = 1e-6;
 /// Errors beyond this many standard deviations weigh less.

@@ -31,11 +31,7 @@ pub(crate) struct Stack {
 impl Stack {
     /// Over this many forecasts, its own place among them included (where it is taken to abstain).
     pub(crate) fn new(experts: usize) -> Self {
-        Stack {
-            gram: vec![0.0; experts * (experts + 1) / 2],
-            moments: vec![0.0; experts],
-            weights: vec![0.0; experts],
-        }
+        Stack { gram: vec![0.0; experts * (experts + 1) / 2], moments: vec![0.0; experts], weights: vec![0.0; experts] }
     }
 
     pub(crate) fn fits(&self, fresh: &Stack) -> bool {
