@@ -34,8 +34,8 @@ struct Pending {
     target: i64,
     level: f64,
     direct: Direct,
-    #[serde(with = "crate::bits")]
-    values: Vec<f64>,
+    #[serde(with = "crate::bits::single")]
+    values: Vec<f32>,
     /// Forecasts of the experts; NaN where one abstained.
     #[serde(with = "crate::bits")]
     experts: Vec<f64>,
@@ -130,7 +130,8 @@ impl Horizon {
             let outcome = Outcome { value, center: pending.direct.median, scales, level: pending.level, slot };
             self.quantiles.learn(outcome, unit);
         }
-        if let Ok(values) = <&[f64; VALUES]>::try_from(pending.values.as_slice()) {
+        if let Ok(values) = <&[f32; VALUES]>::try_from(pending.values.as_slice()) {
+            let values = &values.map(f64::from);
             let hour = now.calendar.day_slot(phase, HOURS);
             for expert in &mut self.experts {
                 expert.learn(Inputs { values, fourier, level: pending.level, hour }, value);
@@ -231,7 +232,7 @@ impl Horizon {
             target,
             level,
             direct: direct.clone(),
-            values: values.to_vec(),
+            values: values.iter().map(|&value| value as f32).collect(),
             experts,
             scales: scales.to_vec(),
         });
@@ -262,7 +263,7 @@ impl Pending {
             && self.experts.len() == experts
             && self.scales.len() == SCALES
             && self.direct.fits(levels)
-            && finite(&self.values)
+            && self.values.iter().all(|value| value.is_finite())
             && finite(&self.scales)
             && self.scales.iter().all(|scale| *scale > 0.0)
             && !self.experts.iter().any(|forecast| forecast.is_infinite())

@@ -277,8 +277,7 @@ pub fn run_in_detail(series: &CsvSeries, options: &Options) -> Result<Detail, Er
         levels: options.levels.clone(),
         calendar: options.calendar.clone(),
         experts: match options.method {
-            Method::Ensemble => std::env::var("DEVX")
-                .map_or(ExpertKind::DEFAULT.to_vec(), |x| x.split(',').filter_map(|n| n.parse().ok()).collect()),
+            Method::Ensemble => ExpertKind::DEFAULT.to_vec(),
             Method::Expert(kind) => vec![kind],
         },
         ..ModelConfig::new(series.interval_ms)

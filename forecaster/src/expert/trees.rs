@@ -17,7 +17,7 @@ use crate::history::{History, Seasons};
 use serde::{Deserialize, Serialize};
 
 /// Most rows of the past that a fit uses.
-const ROWS: usize = 16_384;
+const ROWS: usize = 12_288;
 /// Fewest rows for a first fit.
 const LEAST_ROWS: usize = 600;
 const TREES: usize = 80;
@@ -320,4 +320,51 @@ fn median(values: &mut [f32]) -> f32 {
     }
     let (_, median, _) = values.select_nth_unstable_by(middle, f32::total_cmp);
     *median
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calendar::CalendarConfig;
+
+    const HOUR_MS: i64 = 3_600_000;
+    const SEASONS: Seasons = Seasons { interval_ms: HOUR_MS as u64, day_steps: 24, week_steps: 168 };
+
+    /// Hours of a day with a step at eight and a random level, which no lag tells.
+    fn history(hours: i64) -> (History, Calendar) {
+        let calendar = Calendar::new(&CalendarConfig::default());
+        let mut history = History::new(SEASONS);
+        let mut state = 1_u64;
+        for hour in 0..hours {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
+            let noise = (state >> 54) as f64 / 100.0;
+            let value = if hour % 24 < 8 { 20.0 } else { 100.0 } + noise;
+            history.observe(SEASONS, &calendar, calendar.phase(hour * HOUR_MS), hour * HOUR_MS, value);
+        }
+        (history, calendar)
+    }
+
+    #[test]
+    fn finds_a_step_by_the_clock() {
+        let (history, calendar) = history(24 * 60 + 8);
+        let trees = Trees::fit(&history, SEASONS, &calendar, 1);
+        let (newest, _) = history.series.newest().expect("there are samples");
+        let forecast = trees.predict(&history, SEASONS, &calendar, newest + 1).expect("it is fitted");
+        assert!((forecast - 105.0).abs() < 8.0, "{forecast} after {}", history.last_value());
+        assert!(trees.fits() && trees.leaves.len() == TREES * LEAVES);
+    }
+
+    #[test]
+    fn the_same_past_gives_the_same_trees() {
+        let (history, calendar) = history(24 * 40);
+        let fitted = || Trees::fit(&history, SEASONS, &calendar, 3);
+        assert_eq!(serde_json::to_string(&fitted()).ok(), serde_json::to_string(&fitted()).ok());
+    }
+
+    #[test]
+    fn a_short_past_gives_none() {
+        let (history, calendar) = history(300);
+        let trees = Trees::fit(&history, SEASONS, &calendar, 1);
+        assert_eq!(trees.predict(&history, SEASONS, &calendar, 300), None);
+    }
 }
