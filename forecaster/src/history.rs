@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// Steps of the shortest running mean.
 const SHORT_STEPS: u64 = 12;
 /// Steps kept for the experts that are fitted to the past, however short a week is.
-const FIT_STEPS: u64 = 12_288;
+const FIT_STEPS: u64 = 10_080;
 /// Smoothing factors of the exponentially weighted means that are experts.
 const EWMA_FAST: f64 = 0.5;
 const EWMA_MEDIUM: f64 = 0.2;

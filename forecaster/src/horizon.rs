@@ -18,6 +18,9 @@ use crate::quantile::{Outcome, Quantiles, SCALES};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
+/// The stack abstains before this many samples, and through the first two days.
+const STACK_SAMPLES: u64 = 200;
+
 /// A forecast made directly, not interpolated.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Direct {
@@ -210,7 +213,8 @@ impl Horizon {
 
         let mut experts: Vec<f64> =
             self.experts.iter().map(|expert| expert.predict(&origin).unwrap_or(f64::NAN)).collect();
-        if let (Some(stack), Some(mixture)) = (&self.stack, self.for_median.mix(&experts)) {
+        let grown = now.history.samples >= STACK_SAMPLES.max(2 * now.seasons.day_steps);
+        if let (Some(stack), Some(mixture), true) = (&self.stack, self.for_median.mix(&experts), grown) {
             let stacked = stack.predict(mixture, &experts).clamp(0.0, now.history.cap());
             self.experts.iter().zip(&mut experts).for_each(|(expert, forecast)| {
                 if expert.kind() == ExpertKind::Stack {

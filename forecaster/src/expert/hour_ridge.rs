@@ -1,4 +1,4 @@
-//! A small ridge for each hour of the day.
+//! A small ridge for each two hours of the day.
 //!
 //! Purpose: what yesterday's deviation says about the next hour differs between the night and the morning rush; a
 //! model with few features and few samples, one for each of [`HOURS`] parts of the day, learns that where the large
@@ -13,7 +13,7 @@ use nalgebra::{Cholesky, SMatrix, SVector};
 use serde::{Deserialize, Serialize};
 
 /// Parts of a day.
-pub(crate) const HOURS: usize = 24;
+pub(crate) const HOURS: usize = 12;
 /// Intercept and the values at [`PLACES`].
 const SIZE: usize = 1 + PLACES.len();
 /// The values that it looks at.
@@ -150,10 +150,10 @@ mod tests {
         for step in 0..400_u32 {
             seen[0] = 0.5 + f64::from(step * 7 % 11) / 10.0;
             ridge.learn(inputs(&seen, 8), 100.0 * seen[0]);
-            ridge.learn(inputs(&seen, 20), 70.0);
+            ridge.learn(inputs(&seen, 2), 70.0);
         }
         seen[0] = 1.4;
-        let (rush, night) = (ridge.predict(inputs(&seen, 8)), ridge.predict(inputs(&seen, 20)));
+        let (rush, night) = (ridge.predict(inputs(&seen, 8)), ridge.predict(inputs(&seen, 2)));
         // The last value alone would say 140 in both, the mean of the two hours about 85.
         assert!((120.0..150.0).contains(&rush), "{rush}");
         assert!((night - 70.0).abs() < 8.0, "{night}");

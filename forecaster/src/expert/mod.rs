@@ -28,6 +28,8 @@ use trees::Trees;
 /// Samples after which a short-memory ridge has forgotten two thirds.
 const SHORT_WINDOW: f64 = 1200.0;
 const LONG_WINDOW: f64 = 8000.0;
+/// Most samples for which a regression learns without a word.
+const MOST_LEARNING_STEPS: u64 = 192;
 
 /// Names of the experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -59,7 +61,7 @@ pub enum ExpertKind {
     RidgeLogShort,
     /// Ridge on the logarithmic scale that remembers about 8,000 samples.
     RidgeLogLong,
-    /// Small ridge on the square-root scale for each hour of the day.
+    /// Small ridge on the square-root scale for each two hours of the day.
     RidgeHour,
     /// Boosted trees on the change from the newest value, refitted now and then.
     Trees,
@@ -237,7 +239,14 @@ impl Expert {
             // It needs the others' forecasts: the horizon asks it last.
             ExpertKind::Stack => None,
         };
+        let forecast = forecast.filter(|_| !self.is_learning(origin));
         forecast.filter(|value| value.is_finite()).map(|value| value.clamp(0.0, origin.history.cap()))
+    }
+
+    /// True while a regression has seen less than two days: it abstains instead of extrapolating from so little.
+    fn is_learning(&self, origin: &Origin<'_>) -> bool {
+        let enough = (2 * origin.seasons.day_steps).min(MOST_LEARNING_STEPS);
+        (self.ridge.is_some() || self.hours.is_some()) && origin.history.samples < enough
     }
 
     /// Learns the observed value of a target whose inputs were remembered.

@@ -17,16 +17,16 @@ use crate::history::{History, Seasons};
 use serde::{Deserialize, Serialize};
 
 /// Most rows of the past that a fit uses.
-const ROWS: usize = 12_288;
+const ROWS: usize = 10_080;
 /// Fewest rows for a first fit.
 const LEAST_ROWS: usize = 600;
 const TREES: usize = 80;
-const DEPTH: usize = 5;
+const DEPTH: usize = 4;
 const SPLITS: usize = (1 << DEPTH) - 1;
 const LEAVES: usize = 1 << DEPTH;
 /// Ranks that a feature is cut into.
 const BINS: usize = 64;
-const RATE: f64 = 0.1;
+const RATE: f64 = 0.12;
 const LEAST_LEAF: u32 = 20;
 /// Number of features.
 const N: usize = 23;
