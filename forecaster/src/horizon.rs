@@ -21,6 +21,9 @@ use std::collections::VecDeque;
 /// The stack abstains before this many samples, and through the first two days.
 const STACK_SAMPLES: u64 = 200;
 
+/// The stack corrects by at most this many times the usual error.
+const STACK_REACH: f64 = 2.0;
+
 /// A forecast made directly, not interpolated.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Direct {
@@ -215,7 +218,10 @@ impl Horizon {
             self.experts.iter().map(|expert| expert.predict(&origin).unwrap_or(f64::NAN)).collect();
         let grown = now.history.samples >= STACK_SAMPLES.max(2 * now.seasons.day_steps);
         if let (Some(stack), Some(mixture), true) = (&self.stack, self.for_median.mix(&experts), grown) {
-            let stacked = stack.predict(mixture, &experts).clamp(0.0, now.history.cap());
+            // After a change of level the experts lie far apart, which its weights were not learned for.
+            let most = STACK_REACH * self.quantiles.usual_error();
+            let stacked = stack.predict(mixture, &experts).clamp(mixture - most, mixture + most);
+            let stacked = stacked.clamp(0.0, now.history.cap());
             self.experts.iter().zip(&mut experts).for_each(|(expert, forecast)| {
                 if expert.kind() == ExpertKind::Stack {
                     *forecast = stacked;
