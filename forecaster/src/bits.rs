@@ -30,6 +30,26 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
         .collect())
 }
 
+/// The same for arrays of `f32`: `#[serde(with = "crate::bits::single")]`.
+pub(crate) mod single {
+    use super::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(values: &[f32], serializer: S) -> Result<S::Ok, S::Error> {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        serializer.serialize_str(&super::encode(&bytes))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f32>, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        let bytes = super::decode(&text).map_err(serde::de::Error::custom)?;
+        let (words, rest) = bytes.as_chunks::<4>();
+        if !rest.is_empty() {
+            return Err(serde::de::Error::custom(format!("{} bytes are no whole number of f32", bytes.len())));
+        }
+        Ok(words.iter().map(|word| f32::from_le_bytes(*word)).collect())
+    }
+}
+
 /// The same for byte arrays: `#[serde(with = "crate::bits::bytes")]`.
 pub(crate) mod bytes {
     use super::{Deserialize, Deserializer, Serializer};

@@ -20,6 +20,21 @@ pub(crate) const VALUES: usize = LAGS + 15;
 /// Daily harmonics (sine and cosine of the first two) that interact with deviations.
 const INTERACTING: usize = 4;
 const DEVIATIONS: usize = 5;
+/// What a small model looks at: newest three, the week's slot at origin and target, the day's slot, day and week lags
+/// at target and origin, and the mean of the day.
+pub(crate) const FEW: [usize; 11] = [
+    LAST,
+    LAST + 1,
+    LAST + 2,
+    PROFILE_WEEK_AT_ORIGIN,
+    PROFILE_WEEK,
+    PROFILE_DAY,
+    DAY,
+    WEEK,
+    DAY_AT_ORIGIN,
+    WEEK_AT_ORIGIN,
+    MEAN_DAY,
+];
 /// Number of features of a ridge: intercept, values, calendar, interactions.
 pub(crate) const FEATURES: usize = 1 + VALUES + FOURIER + INTERACTING * DEVIATIONS;
 

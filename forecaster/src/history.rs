@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 /// Steps of the shortest running mean.
 const SHORT_STEPS: u64 = 12;
+/// Steps kept for the experts that are fitted to the past, however short a week is.
+const FIT_STEPS: u64 = 10_080;
 /// Smoothing factors of the exponentially weighted means that are experts.
 const EWMA_FAST: f64 = 0.5;
 const EWMA_MEDIUM: f64 = 0.2;
@@ -33,8 +35,8 @@ pub(crate) struct Seasons {
 
 impl Seasons {
     pub(crate) fn shape(self) -> SeriesShape {
-        // The oldest value asked for is the one before a week before the next interval.
-        let memory_steps = self.week_steps + 2;
+        // The oldest value asked for is the one before a week before the next interval; trees are fitted to all.
+        let memory_steps = (self.week_steps + 2).max(FIT_STEPS);
         SeriesShape { interval_ms: self.interval_ms, day_steps: self.day_steps, memory_steps }
     }
 }

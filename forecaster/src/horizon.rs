@@ -8,13 +8,21 @@
 
 use crate::calendar::{Calendar, FOURIER};
 use crate::combine::Combiner;
+use crate::expert::hour_ridge::HOURS;
 use crate::expert::ridge::Inputs;
+use crate::expert::stack::Stack;
 use crate::expert::{Expert, ExpertKind, Origin};
 use crate::features::{self, VALUES};
 use crate::history::{History, Seasons};
 use crate::quantile::{Outcome, Quantiles, SCALES};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
+
+/// The stack abstains before this many samples, and through the first two days.
+const STACK_SAMPLES: u64 = 200;
+
+/// The stack corrects by at most this many times the usual error.
+const STACK_REACH: f64 = 2.0;
 
 /// A forecast made directly, not interpolated.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -32,8 +40,8 @@ struct Pending {
     target: i64,
     level: f64,
     direct: Direct,
-    #[serde(with = "crate::bits")]
-    values: Vec<f64>,
+    #[serde(with = "crate::bits::single")]
+    values: Vec<f32>,
     /// Forecasts of the experts; NaN where one abstained.
     #[serde(with = "crate::bits")]
     experts: Vec<f64>,
@@ -58,6 +66,9 @@ pub(crate) struct Horizon {
     for_median: Combiner,
     /// Weights for the squared loss: they give the mean.
     for_mean: Combiner,
+    /// Present if [`ExpertKind::Stack`] is among the experts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stack: Option<Stack>,
     quantiles: Quantiles,
     pending: VecDeque<Pending>,
 }
@@ -67,21 +78,26 @@ impl Horizon {
         let combiner = Combiner::new(&prior(steps, kinds, seasons));
         Horizon {
             steps,
-            experts: kinds.iter().map(|&kind| Expert::new(kind)).collect(),
+            experts: kinds.iter().map(|&kind| Expert::new(kind, seasons)).collect(),
             for_median: combiner.clone(),
             for_mean: combiner,
+            stack: kinds.contains(&ExpertKind::Stack).then(|| Stack::new(kinds.len())),
             quantiles: Quantiles::new(levels, seasons.day_steps),
             pending: VecDeque::new(),
         }
     }
 
     pub(crate) fn fits(&self, steps: u32, kinds: &[ExpertKind], levels: &[f64], seasons: Seasons) -> bool {
-        let combiner = Combiner::new(&prior(steps, kinds, seasons));
+        let fresh = Horizon::new(steps, kinds, levels, seasons);
         self.steps == steps
             && self.experts.len() == kinds.len()
-            && self.experts.iter().zip(kinds).all(|(expert, &kind)| expert.fits(kind))
-            && self.for_median.fits(&combiner)
-            && self.for_mean.fits(&combiner)
+            && self.experts.iter().zip(&fresh.experts).all(|(expert, fresh)| expert.fits(fresh))
+            && self.for_median.fits(&fresh.for_median)
+            && self.for_mean.fits(&fresh.for_mean)
+            && match (&self.stack, &fresh.stack) {
+                (Some(stack), Some(fresh)) => stack.fits(fresh),
+                (stack, fresh) => stack.is_none() && fresh.is_none(),
+            }
             && self.quantiles.fits(levels, seasons.day_steps)
             && self.pending.len() <= steps as usize
             && self.pending.iter().all(|pending| pending.fits(kinds.len(), levels.len()))
@@ -113,14 +129,18 @@ impl Horizon {
         let pending = self.pending.pop_front_if(|pending| pending.target == index)?;
         let unit = 4.0 * self.quantiles.recent_error().max(1e-6 * pending.level);
         self.learn_weights(&pending, value, unit);
-        let slot = now.calendar.day_slot(now.calendar.phase(start_ms), self.quantiles.slots());
+        let phase = now.calendar.phase(start_ms);
+        self.learn_stack(&pending, value);
+        let slot = now.calendar.day_slot(phase, self.quantiles.slots());
         if let Ok(scales) = <&[f64; SCALES]>::try_from(pending.scales.as_slice()) {
             let outcome = Outcome { value, center: pending.direct.median, scales, level: pending.level, slot };
             self.quantiles.learn(outcome, unit);
         }
-        if let Ok(values) = <&[f64; VALUES]>::try_from(pending.values.as_slice()) {
+        if let Ok(values) = <&[f32; VALUES]>::try_from(pending.values.as_slice()) {
+            let values = &values.map(f64::from);
+            let hour = now.calendar.day_slot(phase, HOURS);
             for expert in &mut self.experts {
-                expert.learn(Inputs { values, fourier, level: pending.level }, value);
+                expert.learn(Inputs { values, fourier, level: pending.level, hour }, value);
             }
         }
         Some(pending.direct)
@@ -140,10 +160,39 @@ impl Horizon {
         self.for_mean.learn(&regrets);
     }
 
+    fn learn_stack(&mut self, pending: &Pending, value: f64) {
+        let Some(stack) = &mut self.stack else { return };
+        // An error beyond four times the usual one counts as if it were four times.
+        let usual = 4.0 * self.quantiles.usual_error().max(1e-6 * pending.level);
+        let weight = (usual / (value - pending.direct.median).abs()).min(1.0);
+        let mut others = pending.experts.clone();
+        self.experts.iter().zip(&mut others).for_each(|(expert, forecast)| {
+            if expert.kind() == ExpertKind::Stack {
+                *forecast = f64::NAN;
+            }
+        });
+        stack.learn(&others, pending.direct.median, value, pending.level, weight);
+    }
+
     /// Brings the experts up to date with what they learned.
     pub(crate) fn refresh(&mut self) {
         for expert in &mut self.experts {
             expert.refresh();
+        }
+        if let Some(stack) = &mut self.stack {
+            stack.solve();
+        }
+    }
+
+    /// True if there is something for [`Horizon::refit`] to do.
+    pub(crate) fn can_refit(&self) -> bool {
+        self.experts.iter().any(Expert::can_refit)
+    }
+
+    /// Fits anew the experts that learn from the recorded past.
+    pub(crate) fn refit(&mut self, now: Now<'_>) {
+        for expert in &mut self.experts {
+            expert.refit(now.history, now.seasons, now.calendar, self.steps);
         }
     }
 
@@ -155,7 +204,7 @@ impl Horizon {
         let values = features::values(now.history, now.seasons, now.calendar, target, level);
         let phase = now.calendar.phase(now.history.series.start_ms(target));
         let fourier = now.calendar.fourier(phase);
-        let inputs = Inputs { values: &values, fourier: &fourier, level };
+        let inputs = Inputs { values: &values, fourier: &fourier, level, hour: now.calendar.day_slot(phase, HOURS) };
         let origin = Origin {
             history: now.history,
             seasons: now.seasons,
@@ -165,7 +214,20 @@ impl Horizon {
             inputs,
         };
 
-        let experts: Vec<f64> = self.experts.iter().map(|expert| expert.predict(&origin).unwrap_or(f64::NAN)).collect();
+        let mut experts: Vec<f64> =
+            self.experts.iter().map(|expert| expert.predict(&origin).unwrap_or(f64::NAN)).collect();
+        let grown = now.history.samples >= STACK_SAMPLES.max(2 * now.seasons.day_steps);
+        if let (Some(stack), Some(mixture), true) = (&self.stack, self.for_median.mix(&experts), grown) {
+            // After a change of level the experts lie far apart, which its weights were not learned for.
+            let most = STACK_REACH * self.quantiles.usual_error();
+            let stacked = stack.predict(mixture, &experts).clamp(mixture - most, mixture + most);
+            let stacked = stacked.clamp(0.0, now.history.cap());
+            self.experts.iter().zip(&mut experts).for_each(|(expert, forecast)| {
+                if expert.kind() == ExpertKind::Stack {
+                    *forecast = stacked;
+                }
+            });
+        }
         let fallback = now.history.last_value();
         let median = self.for_median.mix(&experts).unwrap_or(fallback);
         let mean = self.for_mean.mix(&experts).unwrap_or(fallback);
@@ -180,7 +242,7 @@ impl Horizon {
             target,
             level,
             direct: direct.clone(),
-            values: values.to_vec(),
+            values: values.iter().map(|&value| value as f32).collect(),
             experts,
             scales: scales.to_vec(),
         });
@@ -192,6 +254,7 @@ impl Horizon {
         let pending = VALUES + self.experts.len() + SCALES + 2 * self.quantiles.levels() + 8;
         let combiners = 2 * 5 * self.experts.len();
         self.experts.iter().map(Expert::memory_bytes).sum::<usize>()
+            + self.stack.as_ref().map_or(0, Stack::memory_bytes)
             + self.quantiles.memory_bytes()
             + (pending * self.steps as usize + combiners) * size_of::<f64>()
     }
@@ -210,7 +273,7 @@ impl Pending {
             && self.experts.len() == experts
             && self.scales.len() == SCALES
             && self.direct.fits(levels)
-            && finite(&self.values)
+            && self.values.iter().all(|value| value.is_finite())
             && finite(&self.scales)
             && self.scales.iter().all(|scale| *scale > 0.0)
             && !self.experts.iter().any(|forecast| forecast.is_infinite())

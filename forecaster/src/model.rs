@@ -30,6 +30,9 @@ const YOUNG_SAMPLES: u64 = 200;
 const YOUNG_REFRESH_STEPS: u64 = 4;
 const LEAST_REFRESH_STEPS: u64 = 8;
 const MOST_REFRESH_STEPS: u64 = 60;
+/// Bounds on the steps between two refits.
+const LEAST_REFIT_STEPS: u64 = 168;
+const MOST_REFIT_STEPS: u64 = 1440;
 
 /// What a [`Model`] is made for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -214,6 +217,8 @@ struct Body {
     /// The newest direct forecasts, one a horizon; empty before the first sample.
     newest: Vec<Direct>,
     score: Score,
+    /// Place of the horizon that [`Model::maintain`] has to refit.
+    refit_due: Option<usize>,
 }
 
 impl Body {
@@ -225,6 +230,7 @@ impl Body {
             horizons: config.horizons.iter().map(horizon).collect(),
             newest: Vec::new(),
             score: Score::new(config.levels.len()),
+            refit_due: None,
         }
     }
 
@@ -263,7 +269,7 @@ struct Read {
 
 impl Model {
     /// Version of the serialised layout; it changes with any change of meaning.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 
     /// A model that has seen nothing.
     ///
@@ -314,6 +320,7 @@ impl Model {
         if !(0..=MAX_INSTANT_MS).contains(&start_ms) {
             return Err(Rejection::BadInstant(start_ms));
         }
+        self.maintain();
         // -0.0 passes the range and would survive into sums.
         let value = value.abs();
         let Some(place) = self.body.history.series.place(start_ms) else {
@@ -338,8 +345,35 @@ impl Model {
         let phase = self.calendar.phase(start_ms);
         self.body.history.observe(self.seasons, &self.calendar, phase, start_ms, value);
         self.refresh();
+        self.body.refit_due = self.next_refit();
         let now = Now { history: &self.body.history, seasons: self.seasons, calendar: &self.calendar };
         self.body.newest = self.body.horizons.iter_mut().filter_map(|horizon| horizon.forecast(now)).collect();
+    }
+
+    /// Does the costly work that fell due: a caller may do it after the forecast is out, before the next sample.
+    /// [`Model::observe`] does it otherwise, so that forecasts do not depend on whether this was called.
+    pub fn maintain(&mut self) {
+        let Some(due) = self.body.refit_due.take() else { return };
+        let now = Now { history: &self.body.history, seasons: self.seasons, calendar: &self.calendar };
+        if let Some(horizon) = self.body.horizons.get_mut(due) {
+            horizon.refit(now);
+        }
+    }
+
+    /// The horizon whose turn to be refitted it is: each once in [`Model::refit_steps`], one at a time.
+    fn next_refit(&self) -> Option<usize> {
+        let samples = self.body.history.samples;
+        let (every, n) = (self.refit_steps(), self.body.horizons.len() as u64);
+        let apart = (every / n).max(1);
+        let place = samples % every;
+        let due = place.is_multiple_of(apart).then(|| (place / apart) as usize)?;
+        let old_enough = samples >= 2 * self.seasons.day_steps;
+        (old_enough && self.body.horizons.get(due).is_some_and(Horizon::can_refit)).then_some(due)
+    }
+
+    /// Steps between two refits of one horizon: a day, but no less than a week of hours.
+    fn refit_steps(&self) -> u64 {
+        self.seasons.day_steps.clamp(LEAST_REFIT_STEPS, MOST_REFIT_STEPS)
     }
 
     fn learn(&mut self, index: i64, start_ms: EpochMs, value: f64) {

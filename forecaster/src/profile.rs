@@ -22,8 +22,8 @@ struct Slots {
     /// Weight of a new sample once the slot is old.
     floor: f64,
     /// Running means; NaN until a sample came.
-    #[serde(with = "crate::bits")]
-    means: Vec<f64>,
+    #[serde(with = "crate::bits::single")]
+    means: Vec<f32>,
     /// Samples so far, saturating.
     #[serde(with = "crate::bits::bytes")]
     counts: Vec<u8>,
@@ -33,7 +33,7 @@ impl Slots {
     fn new(season_steps: u64, most: u64, rate: f64) -> Self {
         let n = season_steps.clamp(1, most) as usize;
         let samples_a_season = season_steps.max(1) as f64 / n as f64;
-        Slots { floor: rate / samples_a_season, means: vec![f64::NAN; n], counts: vec![0; n] }
+        Slots { floor: rate / samples_a_season, means: vec![f32::NAN; n], counts: vec![0; n] }
     }
 
     fn fits(&self, fresh: &Slots) -> bool {
@@ -50,20 +50,21 @@ impl Slots {
     fn observe(&mut self, slot: usize, value: f64) {
         let (mean, count) = (&mut self.means[slot], &mut self.counts[slot]);
         if *count == 0 {
-            *mean = value;
+            *mean = value as f32;
         } else {
-            *mean += (value - *mean) * (1.0 / (f64::from(*count) + 1.0)).max(self.floor);
+            let old = f64::from(*mean);
+            *mean = (old + (value - old) * (1.0 / (f64::from(*count) + 1.0)).max(self.floor)) as f32;
         }
         *count = count.saturating_add(1);
     }
 
     fn get(&self, slot: usize) -> Option<f64> {
         let mean = self.means[slot];
-        (!mean.is_nan()).then_some(mean)
+        (!mean.is_nan()).then_some(f64::from(mean))
     }
 
     fn memory_bytes(&self) -> usize {
-        self.means.len() * size_of::<f64>() + self.counts.len()
+        self.means.len() * size_of::<f32>() + self.counts.len()
     }
 }
 

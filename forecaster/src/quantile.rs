@@ -208,6 +208,11 @@ impl Quantiles {
         self.scales.recent
     }
 
+    /// Mean absolute error over a longer time.
+    pub(crate) fn usual_error(&self) -> f64 {
+        self.scales.slow
+    }
+
     /// Error scales for a forecast, to be remembered for [`Quantiles::learn`].
     pub(crate) fn scales(&self, center: f64, level: f64, slot: usize) -> [f64; SCALES] {
         self.scales.at(center, level, slot)

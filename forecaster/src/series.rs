@@ -199,6 +199,11 @@ impl Series {
         (!value.is_nan()).then_some(value)
     }
 
+    /// True if the older past is kept as means of several steps.
+    pub(crate) fn is_coarse(&self) -> bool {
+        self.bucket_steps > 1
+    }
+
     /// Changes a sample of the past (index at most the last). What was learned from the old value stays.
     pub(crate) fn amend(&mut self, index: i64, value: f64) -> Amended {
         let Ok(back) = usize::try_from(self.last - index) else { return Amended::TooOld };

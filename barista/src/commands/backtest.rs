@@ -2,7 +2,7 @@
 
 use crate::failure::{Failure, Outcome};
 use crate::output;
-use forecaster::backtest::{self, CsvSeries, Options};
+use forecaster::backtest::{self, CsvSeries, Method, Options};
 use std::path::PathBuf;
 
 /// Scores the forecaster.
@@ -16,6 +16,9 @@ pub struct Args {
     /// Share of the series that is not scored.
     #[arg(long, default_value_t = 0.65)]
     train: f64,
+    /// What to score: `ensemble`, or one expert by its name.
+    #[arg(long, default_value = "ensemble")]
+    model: Method,
     /// For a program.
     #[arg(long)]
     json: bool,
@@ -25,7 +28,7 @@ pub struct Args {
 pub fn run(args: Args) -> Outcome {
     let bad = |e: String| Failure::Usage(format!("{}: {e}", args.series.display()));
     let series = CsvSeries::read(&args.series).map_err(|e| bad(e.to_string()))?;
-    let options = Options { horizons: args.horizon, train: args.train, ..Options::default() };
+    let options = Options { horizons: args.horizon, train: args.train, method: args.model, ..Options::default() };
     let report = backtest::run(&series, &options).map_err(|e| bad(e.to_string()))?;
     if args.json { output::print_json(&report) } else { output::print_line(&report.table()) }
 }

@@ -116,6 +116,8 @@ pub struct Report {
     pub interval_s: f64,
     /// Mean time to learn a sample and forecast, microseconds.
     pub us_per_step: f64,
+    /// Mean time a step of the refits that may be done between two samples, microseconds.
+    pub background_us_per_step: f64,
     /// Most bytes that a model of this series ever takes.
     pub bytes_per_series: usize,
     /// Scores by horizon.
@@ -208,11 +210,65 @@ fn or_dash(value: Option<f64>, decimals: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.decimals$}"))
 }
 
-/// Runs the protocol. Reads the machine's monotonic clock for `us_per_step` and nothing else.
+/// A [`Report`] and the forecasts that it scores.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Detail {
+    /// The scores.
+    pub report: Report,
+    /// Levels of the forecasts' quantiles.
+    pub levels: Vec<f64>,
+    /// Index of the first target.
+    pub first_target: usize,
+    /// Every scored forecast, in order of origins.
+    pub forecasts: Vec<Scored>,
+}
+
+/// One scored forecast.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scored {
+    /// Index of the forecast interval.
+    pub target: usize,
+    /// What was observed there.
+    pub value: f64,
+    /// The forecast; its `step` is the horizon.
+    pub forecast: StepForecast,
+}
+
+impl Detail {
+    /// One row `target,h,point,q95,q99` a forecast: the form of the peers under `bench/peers/`. A quantile that was
+    /// not asked for is empty.
+    pub fn to_csv(&self) -> String {
+        let place = |wanted: f64| self.levels.iter().position(|level| (level - wanted).abs() < 1e-9);
+        let places = [place(0.95), place(0.99)];
+        let mut text = "target,h,point,q95,q99\n".to_owned();
+        for scored in &self.forecasts {
+            let forecast = &scored.forecast;
+            let _ = write!(text, "{},{},{}", scored.target, forecast.step, forecast.median);
+            for place in places {
+                text.push(',');
+                if let Some(quantile) = place.and_then(|place| forecast.quantiles.get(place)) {
+                    let _ = write!(text, "{quantile}");
+                }
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Runs the protocol. Reads the machine's monotonic clock for the times and nothing else.
 ///
 /// # Errors
 /// [`Error`] if the options do not fit the series.
 pub fn run(series: &CsvSeries, options: &Options) -> Result<Report, Error> {
+    run_in_detail(series, options).map(|detail| detail.report)
+}
+
+/// As [`run`], and keeps the forecasts.
+///
+/// # Errors
+/// [`Error`] if the options do not fit the series.
+pub fn run_in_detail(series: &CsvSeries, options: &Options) -> Result<Detail, Error> {
     if !(options.train > 0.0 && options.train < 1.0) {
         return Err(Error::Train(options.train));
     }
@@ -234,39 +290,53 @@ pub fn run(series: &CsvSeries, options: &Options) -> Result<Report, Error> {
         return Err(Error::TooShort { rows, split });
     }
     let mut tallies: Vec<Tally> = options.horizons.iter().map(|_| Tally::new(options.levels.len())).collect();
+    let mut forecasts = Vec::new();
     let spent = replay(series, &mut model, |origin, steps| {
         for (&h, tally) in options.horizons.iter().zip(&mut tallies) {
             let target = origin + h as usize;
             let value = series.values.get(target).copied().flatten();
             if let (true, Some(value), Some(step)) = (target >= first_target, value, steps.get(h as usize - 1)) {
                 tally.add(value, step, &options.levels);
+                forecasts.push(Scored { target, value, forecast: step.clone() });
             }
         }
     });
     let naive = naive_error(&series.values[..split], &options.calendar, series.interval_ms);
     let scores = options.horizons.iter().zip(&tallies).map(|(&h, tally)| tally.score(h, naive, &options.levels));
-    Ok(Report {
+    let report = Report {
         series: series.name.clone(),
         model: options.method.name().to_owned(),
         rows,
         missing: series.values.iter().filter(|value| value.is_none()).count(),
         interval_s: series.interval_ms as f64 / 1000.0,
-        us_per_step: spent.as_secs_f64() * 1e6 / rows as f64,
+        us_per_step: spent.steps.as_secs_f64() * 1e6 / rows as f64,
+        background_us_per_step: spent.background.as_secs_f64() * 1e6 / rows as f64,
         bytes_per_series: model.memory_bytes(),
         horizons: scores.collect(),
-    })
+    };
+    Ok(Detail { report, levels: options.levels.clone(), first_target, forecasts })
 }
 
-/// Feeds the series and hands out every forecast; returns the time that the model took.
-fn replay(series: &CsvSeries, model: &mut Model, mut seen: impl FnMut(usize, &[StepForecast])) -> Duration {
-    let mut spent = Duration::ZERO;
+/// Where the time went.
+#[derive(Debug, Default)]
+struct Spent {
+    steps: Duration,
+    background: Duration,
+}
+
+/// Feeds the series and hands out every forecast; returns the times that the model took.
+fn replay(series: &CsvSeries, model: &mut Model, mut seen: impl FnMut(usize, &[StepForecast])) -> Spent {
+    let mut spent = Spent::default();
     for (origin, value) in series.values.iter().enumerate() {
         let Some(value) = *value else { continue };
         let began = Instant::now();
         // The reader has checked values and grid, so every sample is new; one that is not has no forecast to score.
         let new = model.observe(series.start_ms(origin), value).is_ok_and(|observation| observation.is_new());
         let forecast = if new { model.forecast() } else { None };
-        spent += began.elapsed();
+        spent.steps += began.elapsed();
+        let began = Instant::now();
+        model.maintain();
+        spent.background += began.elapsed();
         if let Some(forecast) = forecast {
             seen(origin, &forecast.steps);
         }

@@ -1,0 +1,162 @@
+//! A small ridge for each two hours of the day.
+//!
+//! Purpose: what yesterday's deviation says about the next hour differs between the night and the morning rush; a
+//! model with few features and few samples, one for each of [`HOURS`] parts of the day, learns that where the large
+//! ridge sees an average. On the square-root scale of [`Link::Sqrt`]; solved at every sample, which is cheap because
+//! only one of the parts changes.
+//!
+//! Invariants: weights are finite; a matrix that cannot be solved leaves the weights as they were.
+
+use super::ridge::{HUBER, Inputs, Link, VARIANCE_RATE};
+use crate::features;
+use nalgebra::{Cholesky, SMatrix, SVector};
+use serde::{Deserialize, Serialize};
+
+/// Parts of a day.
+pub(crate) const HOURS: usize = 12;
+/// Intercept and the values at [`PLACES`].
+const SIZE: usize = 1 + PLACES.len();
+/// The values that it looks at.
+const PLACES: [usize; 11] = features::FEW;
+const PACKED: usize = SIZE * (SIZE + 1) / 2;
+/// Days after which a part has forgotten two thirds.
+const MEMORY_DAYS: f64 = 30.0;
+const RHO: f64 = 0.5;
+const FIRST_VARIANCE: f64 = 0.05;
+const LINK: Link = Link::Sqrt;
+/// Prior: the target's slot of the week, plus two fifths of the deviation from it at the origin.
+const PRIOR: [(usize, f64); 3] = [(1, 0.4), (4, -0.4), (5, 1.0)];
+
+/// See the module's documentation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct HourRidge {
+    forgetting: f64,
+    /// Lower triangles, row by row, one after another.
+    #[serde(with = "crate::bits::single")]
+    grams: Vec<f32>,
+    #[serde(with = "crate::bits")]
+    moments: Vec<f64>,
+    #[serde(with = "crate::bits")]
+    weights: Vec<f64>,
+    variance: f64,
+}
+
+impl HourRidge {
+    pub(crate) fn new(day_steps: u64) -> Self {
+        let mut weights = vec![0.0; HOURS * SIZE];
+        for of_hour in weights.chunks_exact_mut(SIZE) {
+            for (place, weight) in PRIOR {
+                of_hour[place] = weight;
+            }
+        }
+        let samples_an_hour = (day_steps as f64 / HOURS as f64).max(1.0);
+        HourRidge {
+            forgetting: 1.0 - 1.0 / (MEMORY_DAYS * samples_an_hour),
+            grams: vec![0.0; HOURS * PACKED],
+            moments: vec![0.0; HOURS * SIZE],
+            weights,
+            variance: FIRST_VARIANCE,
+        }
+    }
+
+    pub(crate) fn fits(&self, fresh: &HourRidge) -> bool {
+        let sound = |values: &[f64], like: &[f64]| values.len() == like.len() && values.iter().all(|v| v.is_finite());
+        self.forgetting.to_bits() == fresh.forgetting.to_bits()
+            && self.grams.len() == fresh.grams.len()
+            && self.grams.iter().all(|value| value.is_finite())
+            && sound(&self.moments, &fresh.moments)
+            && sound(&self.weights, &fresh.weights)
+            && self.variance.is_finite()
+            && self.variance >= 0.0
+    }
+
+    pub(crate) fn predict(&self, inputs: Inputs<'_>) -> f64 {
+        let x = row(inputs);
+        let weights = &self.weights[inputs.hour * SIZE..][..SIZE];
+        inputs.level * LINK.invert(dot(weights, &x), self.variance)
+    }
+
+    pub(crate) fn learn(&mut self, inputs: Inputs<'_>, value: f64) {
+        let x = row(inputs);
+        let gram = &mut self.grams[inputs.hour * PACKED..][..PACKED];
+        let moments = &mut self.moments[inputs.hour * SIZE..][..SIZE];
+        let weights = &mut self.weights[inputs.hour * SIZE..][..SIZE];
+
+        let z = LINK.apply(value / inputs.level);
+        let error = z - dot(weights, &x);
+        let bound = HUBER * self.variance.sqrt();
+        let weight = if error.abs() > bound { bound / error.abs() } else { 1.0 };
+        let surprise = (error * error).min(4.0 * bound * bound);
+        self.variance = (self.variance + VARIANCE_RATE * (surprise - self.variance)).max(1e-12);
+
+        let mut packed = gram.iter_mut();
+        let mut g = SMatrix::<f64, SIZE, SIZE>::zeros();
+        for (i, moment) in moments.iter_mut().enumerate() {
+            *moment = self.forgetting * *moment + weight * x[i] * z;
+            for (j, entry) in packed.by_ref().take(i + 1).enumerate() {
+                *entry = (self.forgetting * f64::from(*entry) + weight * x[i] * x[j]) as f32;
+                g[(i, j)] = f64::from(*entry);
+                g[(j, i)] = f64::from(*entry);
+            }
+        }
+        let mut right = SVector::<f64, SIZE>::from_column_slice(moments);
+        for (place, weight) in PRIOR {
+            right -= weight * g.column(place);
+        }
+        for i in 0..SIZE {
+            g[(i, i)] += RHO;
+        }
+        let Some(cholesky) = Cholesky::new(g) else { return };
+        cholesky.solve_mut(&mut right);
+        for (place, weight) in PRIOR {
+            right[place] += weight;
+        }
+        if right.iter().all(|weight| weight.is_finite()) {
+            weights.copy_from_slice(right.as_slice());
+        }
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.grams.len() * size_of::<f32>() + (self.moments.len() + self.weights.len()) * size_of::<f64>()
+    }
+}
+
+fn row(inputs: Inputs<'_>) -> [f64; SIZE] {
+    let mut x = [1.0; SIZE];
+    for (feature, place) in x[1..].iter_mut().zip(PLACES) {
+        *feature = LINK.apply(inputs.values[place]);
+    }
+    x
+}
+
+fn dot(a: &[f64], b: &[f64; SIZE]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calendar::FOURIER;
+    use crate::features::VALUES;
+
+    /// The last value says everything in one hour and nothing in another: one weight for both would be wrong twice.
+    #[test]
+    fn hours_learn_apart() {
+        let mut ridge = HourRidge::new(24);
+        fn inputs(values: &[f64; VALUES], hour: usize) -> Inputs<'_> {
+            Inputs { values, fourier: &[0.0; FOURIER], level: 100.0, hour }
+        }
+        let mut seen = [1.0; VALUES];
+        for step in 0..400_u32 {
+            seen[0] = 0.5 + f64::from(step * 7 % 11) / 10.0;
+            ridge.learn(inputs(&seen, 8), 100.0 * seen[0]);
+            ridge.learn(inputs(&seen, 2), 70.0);
+        }
+        seen[0] = 1.4;
+        let (rush, night) = (ridge.predict(inputs(&seen, 8)), ridge.predict(inputs(&seen, 2)));
+        // The last value alone would say 140 in both, the mean of the two hours about 85.
+        assert!((120.0..150.0).contains(&rush), "{rush}");
+        assert!((night - 70.0).abs() < 8.0, "{night}");
+        assert!(ridge.fits(&HourRidge::new(24)));
+    }
+}
