@@ -403,7 +403,10 @@ impl Partition {
     pub(crate) fn available(&self, offset: i64, isolation: Isolation) -> Result<u64, ResponseError> {
         let inner = lock(&self.inner);
         let watermarks = inner.readable(offset)?;
-        Ok(if offset < watermarks.visible_end(isolation) { inner.state.available(offset) } else { 0 })
+        let until = watermarks.visible_end(isolation);
+        // What compaction left behind the offset may begin where the view ends.
+        let is_visible = inner.state.locate(offset).is_some_and(|at| offset < until && at.segment < until);
+        Ok(if is_visible { inner.state.available(offset) } else { 0 })
     }
 
     /// The first record with a time of at least `timestamp`.

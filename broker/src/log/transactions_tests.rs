@@ -47,7 +47,11 @@ fn committed(log: &Partition) -> Vec<(i64, String)> {
         let mut pending = aborted.unwrap();
         let mut dropping = Vec::new();
         let mut rest = &records[..];
-        assert!(!rest.is_empty(), "stuck at {at}");
+        if rest.is_empty() {
+            // Compaction has removed all there was in front of the first open transaction.
+            assert_eq!(log.available(at, Isolation::Committed), Ok(0), "stuck at {at}");
+            break;
+        }
         while let Ok(header) = BatchHeader::parse(rest) {
             pending.retain(|a| {
                 let begun = a.first <= header.last_offset();
