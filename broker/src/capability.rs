@@ -28,7 +28,7 @@ pub struct Capabilities {
 /// What the broker of this crate can do.
 pub fn capabilities() -> Capabilities {
     Capabilities {
-        transactions: false,
+        transactions: true,
         idempotence: true,
         compaction: true,
         classic_groups: true,

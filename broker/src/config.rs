@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::Error;
+use crate::transactions::ledger::Limits;
 
 /// When written data is forced to the disk.
 ///
@@ -72,6 +73,12 @@ pub struct Config {
     pub group_initial_rebalance_delay_ms: i32,
     /// Offsets of a group without members are forgotten after this long, in milliseconds.
     pub offsets_retention_ms: i64,
+    /// Longest transaction time-out that a producer may ask for.
+    pub transaction_max_timeout_ms: i32,
+    /// Most transactional ids remembered; beyond it new ones are refused.
+    pub max_transactional_ids: usize,
+    /// A transactional id that is not used for this long is forgotten.
+    pub transactional_id_expiration_ms: i64,
     /// How often retention, compaction and expiry are looked at.
     pub housekeeping_interval: Duration,
     /// Worker threads of the broker's own runtime. It has its own so that blocking code in the
@@ -104,8 +111,19 @@ impl Config {
             group_max_session_timeout_ms: 1_800_000,
             group_initial_rebalance_delay_ms: 0,
             offsets_retention_ms: 7 * 24 * 3600 * 1000,
+            transaction_max_timeout_ms: 900_000,
+            max_transactional_ids: 10_000,
+            transactional_id_expiration_ms: 7 * 24 * 3600 * 1000,
             housekeeping_interval: Duration::from_secs(5),
             worker_threads: 2,
+        }
+    }
+
+    pub(crate) fn transaction_limits(&self) -> Limits {
+        Limits {
+            max_timeout_ms: self.transaction_max_timeout_ms.into(),
+            max_ids: self.max_transactional_ids,
+            idle_ms: self.transactional_id_expiration_ms,
         }
     }
 
@@ -128,6 +146,12 @@ impl Config {
             || self.group_min_session_timeout_ms > self.group_max_session_timeout_ms
         {
             return bad("group session time-outs must satisfy 1 <= min <= max");
+        }
+        if self.transaction_max_timeout_ms < 1 || self.max_transactional_ids == 0 {
+            return bad("transaction_max_timeout_ms and max_transactional_ids must be at least 1");
+        }
+        if self.transactional_id_expiration_ms < 1 {
+            return bad("transactional_id_expiration_ms must be at least 1");
         }
         if self.housekeeping_interval.is_zero() {
             return bad("housekeeping_interval must not be 0");

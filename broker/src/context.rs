@@ -1,13 +1,14 @@
 //! What every request handler can reach.
 //!
-//! Lock order, where more than one is held: topic changes, then a partition, then the catalog.
+//! Lock order, where more than one is held: topic changes, then the ending of a transaction, then a
+//! partition, then the catalog.
 //! Handlers hold none of them over an await.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kafka_protocol::ResponseError;
@@ -18,6 +19,7 @@ use crate::groups::coordinator::Coordinator;
 use crate::groups::group::Limits;
 use crate::log::partition::Durability;
 use crate::topics::Topics;
+use crate::transactions::ending;
 use crate::{Config, Error, FsyncPolicy};
 
 /// The node id of the only node.
@@ -38,6 +40,8 @@ pub(crate) struct Context {
     pub(crate) topic_changes: Mutex<()>,
     /// Producer ids that are reserved and not given out yet.
     producer_ids: Mutex<Range<i64>>,
+    /// Held while a transaction is ended, before any other lock.
+    endings: Mutex<()>,
     unique: AtomicU64,
 }
 
@@ -81,7 +85,7 @@ impl Context {
             initial_delay_ms: config.group_initial_rebalance_delay_ms.into(),
             max_members: config.max_group_members,
         };
-        Ok(Self {
+        let context = Self {
             groups: Coordinator::new(limits, config.max_groups),
             config,
             host,
@@ -90,8 +94,11 @@ impl Context {
             topics,
             topic_changes: Mutex::new(()),
             producer_ids: Mutex::new(0..0),
+            endings: Mutex::new(()),
             unique: AtomicU64::new(0),
-        })
+        };
+        ending::recover(&context);
+        Ok(context)
     }
 
     /// Runs `work`, which may wait for the disk, so that other connections go on meanwhile.
@@ -104,6 +111,11 @@ impl Context {
         let number = self.unique.fetch_add(1, Ordering::Relaxed);
         let prefix = if prefix.is_empty() { "member" } else { prefix };
         format!("{prefix}-{}-{number}", random_id())
+    }
+
+    /// One transaction is ended at a time.
+    pub(crate) fn lock_endings(&self) -> MutexGuard<'_, ()> {
+        self.endings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The next producer id.

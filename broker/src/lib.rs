@@ -2,13 +2,14 @@
 //!
 //! For one machine: a laptop, a roadside box, a test. It keeps topics in files under one folder,
 //! serves ordinary Kafka clients (librdkafka, kcat) on a loopback address, and says what it cannot
-//! do ([`capabilities`]): there is one node, no replication, no security, and no transactions yet.
+//! do ([`capabilities`]): there is one node, no replication and no security.
 //!
 //! # Map
 //! - `protocol`: which requests are served, frames, and the check of untrusted counts;
 //! - `log`: partition logs (a pure state machine, segment files, recovery, compaction);
 //! - `catalog`: topics, settings and committed offsets (a pure state machine and its journal);
 //! - `groups`: consumer groups (a pure state machine and its coordinator);
+//! - `transactions`: transactional producers (a pure ledger, and how decisions are carried out);
 //! - `handlers`: requests translated to the cores; `server`: sockets; `node`: lifecycle.
 //!
 //! # Invariants
@@ -31,6 +32,7 @@ mod node;
 mod protocol;
 mod server;
 mod topics;
+mod transactions;
 
 pub use capability::{Capabilities, capabilities};
 pub use config::{Config, FsyncPolicy};

@@ -16,7 +16,11 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
+use crate::transactions::ending;
 use crate::{Config, Error, FsyncPolicy, server};
+
+/// How often abandoned transactions are looked for.
+const TRANSACTION_CHECK: Duration = Duration::from_millis(250);
 
 /// A running broker. Dropping it stops it without the final flush; [`Broker::shutdown`] is better.
 #[derive(Debug)]
@@ -129,6 +133,7 @@ async fn run(context: Arc<Context>, listener: TcpListener, stop: CancellationTok
     let background = [
         tokio::spawn(until(stop.clone(), timer(Arc::clone(&context)))),
         tokio::spawn(until(stop.clone(), housekeeping(Arc::clone(&context)))),
+        tokio::spawn(until(stop.clone(), transactions(Arc::clone(&context)))),
         tokio::spawn(until(stop.clone(), flushing(Arc::clone(&context)))),
     ];
     server::run(Arc::clone(&context), listener, stop).await;
@@ -154,6 +159,10 @@ async fn timer(context: Arc<Context>) {
 
 async fn housekeeping(context: Arc<Context>) {
     every(context.config.housekeeping_interval, || context.housekeep()).await;
+}
+
+async fn transactions(context: Arc<Context>) {
+    every(TRANSACTION_CHECK, || ending::expire(&context)).await;
 }
 
 async fn flushing(context: Arc<Context>) {

@@ -17,6 +17,8 @@ use std::str::FromStr;
 use kafka_protocol::ResponseError;
 use serde::{Deserialize, Serialize};
 
+use crate::transactions::ledger::{Change, Ledger};
+
 /// Longest topic name, as in Apache Kafka.
 const MAX_TOPIC_NAME: usize = 249;
 /// Producer ids are handed out from blocks of this size, so that not every one is a write.
@@ -130,6 +132,10 @@ pub(crate) enum Event {
     ProducerIdsReserved {
         below: i64,
     },
+    /// A change to the ledger of transactions.
+    Transaction {
+        change: Change,
+    },
 }
 
 /// A refusal with words for the client.
@@ -159,6 +165,7 @@ pub(crate) struct Catalog {
     topics: BTreeMap<String, TopicMeta>,
     offsets: BTreeMap<String, BTreeMap<TopicPartition, Committed>>,
     producer_ids_below: i64,
+    transactions: Ledger,
 }
 
 impl Catalog {
@@ -175,6 +182,11 @@ impl Catalog {
     /// Committed offsets by group.
     pub(crate) fn offsets(&self) -> &BTreeMap<String, BTreeMap<TopicPartition, Committed>> {
         &self.offsets
+    }
+
+    /// Transactional ids and their transactions.
+    pub(crate) fn transactions(&self) -> &Ledger {
+        &self.transactions
     }
 
     /// Partitions of all topics.
@@ -224,6 +236,7 @@ impl Catalog {
             }
             Event::TopicDeleted { name } => {
                 self.topics.remove(&name);
+                self.transactions.forget_topic(&name);
                 self.forget_offsets(|(topic, _)| *topic == name);
             }
             Event::PartitionsAdded { name, total } => {
@@ -251,6 +264,13 @@ impl Catalog {
             }
             Event::ProducerIdsReserved { below } => {
                 self.producer_ids_below = self.producer_ids_below.max(below);
+            }
+            Event::Transaction { change } => {
+                for (group, offsets) in self.transactions.evolve(change) {
+                    if !offsets.is_empty() {
+                        self.offsets.entry(group).or_default().extend(offsets);
+                    }
+                }
             }
         }
     }
@@ -287,6 +307,7 @@ impl Catalog {
             group: group.clone(),
             offsets: offsets.iter().map(|(at, committed)| (at.clone(), committed.clone())).collect(),
         }));
+        events.extend(self.transactions.snapshot().map(|change| Event::Transaction { change }));
         events
     }
 }

@@ -10,12 +10,10 @@ use kafka_protocol::messages::metadata_response::{
 };
 use kafka_protocol::messages::{
     ApiVersionsResponse, BrokerId, DescribeClusterRequest, DescribeClusterResponse, FindCoordinatorRequest,
-    FindCoordinatorResponse, InitProducerIdRequest, InitProducerIdResponse, MetadataRequest, MetadataResponse,
-    ProducerId, TopicName,
+    FindCoordinatorResponse, MetadataRequest, MetadataResponse, TopicName,
 };
 
-use super::{code, text, topics, uuid};
-use crate::capabilities;
+use super::{text, topics, uuid};
 use crate::catalog::{TopicId, check_topic_name};
 use crate::context::{Context, NODE_ID};
 use crate::log::batch::LEADER_EPOCH;
@@ -25,6 +23,7 @@ use crate::topics::Topic;
 /// Authorized operations of a broker without authorization: not known.
 const OPERATIONS_UNKNOWN: i32 = i32::MIN;
 /// Coordinator kind that transactions ask for.
+const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
 
 /// The requests that are served.
@@ -135,19 +134,14 @@ pub(crate) fn describe(context: &Context, request: DescribeClusterRequest, versi
     response.with_brokers(vec![broker])
 }
 
-/// Every group is coordinated here; transactions by nobody, which is said at once and with an error
-/// that clients take as final.
+/// Every group and every transaction is coordinated here.
 pub(crate) fn find_coordinator(
     context: &Context,
     request: FindCoordinatorRequest,
     version: i16,
 ) -> FindCoordinatorResponse {
     let refusal = match request.key_type {
-        0 => None,
-        TRANSACTION => Some((
-            ResponseError::TransactionalIdAuthorizationFailed,
-            format!("transactions are not available: {}", capabilities()),
-        )),
+        GROUP | TRANSACTION => None,
         other => Some((ResponseError::InvalidRequest, format!("this broker knows no coordinators of kind {other}"))),
     };
     if version < 4 {
@@ -179,16 +173,4 @@ pub(crate) fn find_coordinator(
         }
     });
     FindCoordinatorResponse::default().with_coordinators(coordinators.collect())
-}
-
-/// A fresh producer id for idempotent producers; transactional ones are refused.
-pub(crate) fn init_producer_id(context: &Context, request: InitProducerIdRequest) -> InitProducerIdResponse {
-    let id = match request.transactional_id {
-        Some(_) => Err(ResponseError::TransactionalIdAuthorizationFailed),
-        None => context.on_disk(|| context.next_producer_id()),
-    };
-    InitProducerIdResponse::default()
-        .with_error_code(code(&id))
-        .with_producer_id(ProducerId(id.unwrap_or(-1)))
-        .with_producer_epoch(if id.is_ok() { 0 } else { -1 })
 }

@@ -16,6 +16,8 @@ use kafka_protocol::messages::{
     OffsetFetchResponse, TopicName,
 };
 
+use kafka_protocol::protocol::StrBytes;
+
 use super::{code, text};
 use crate::catalog::{Committed, Event, TopicPartition};
 use crate::context::{Context, now_ms};
@@ -25,7 +27,7 @@ use crate::groups::member::Identity;
 type Verdict = (i32, Result<(), ResponseError>);
 
 /// Longest note that may be committed with an offset.
-const MAX_METADATA: usize = 4096;
+pub(super) const MAX_METADATA: usize = 4096;
 /// Several groups can be asked about in one request from this version on.
 const MANY_GROUPS_FROM: i16 = 8;
 
@@ -48,7 +50,9 @@ pub(crate) fn commit(context: &Context, request: OffsetCommitRequest) -> OffsetC
         for partition in &topic.partitions {
             let verdict = admitted.and_then(|()| check(context, &topic.name, partition));
             if verdict.is_ok() {
-                offsets.push(((topic.name.to_string(), partition.partition_index), committed(partition)));
+                let note = partition.committed_metadata.as_ref();
+                let kept = committed(partition.committed_offset, partition.committed_leader_epoch, note);
+                offsets.push(((topic.name.to_string(), partition.partition_index), kept));
             }
             partitions.push((partition.partition_index, verdict));
         }
@@ -74,14 +78,9 @@ fn check(context: &Context, topic: &TopicName, partition: &OffsetCommitRequestPa
     found.map(|_| ()).ok_or(ResponseError::UnknownTopicOrPartition)
 }
 
-fn committed(partition: &OffsetCommitRequestPartition) -> Committed {
-    let note = partition.committed_metadata.as_ref();
-    Committed {
-        offset: partition.committed_offset,
-        leader_epoch: partition.committed_leader_epoch,
-        metadata: note.map(|note| note.to_string()).unwrap_or_default(),
-        at_ms: now_ms(),
-    }
+/// An offset as it is kept.
+pub(super) fn committed(offset: i64, leader_epoch: i32, note: Option<&StrBytes>) -> Committed {
+    Committed { offset, leader_epoch, metadata: note.map(|note| note.to_string()).unwrap_or_default(), at_ms: now_ms() }
 }
 
 fn store(context: &Context, group: String, offsets: Vec<(TopicPartition, Committed)>) -> Result<(), ResponseError> {
@@ -104,25 +103,30 @@ fn answer(found: Option<&Committed>) -> Committed {
     found.cloned().unwrap_or(nothing)
 }
 
+/// What was found, by topic; an error where a transaction has yet to decide.
+type Found = BTreeMap<String, Vec<(i32, Result<Committed, ResponseError>)>>;
+
 /// Offsets of a group: those asked for, or all.
-fn lookup(
-    context: &Context,
-    group: &str,
-    asked: Option<Vec<TopicPartition>>,
-) -> BTreeMap<String, Vec<(i32, Committed)>> {
+fn lookup(context: &Context, group: &str, asked: Option<Vec<TopicPartition>>, require_stable: bool) -> Found {
     context.store.read(|catalog| {
         let known = catalog.offsets().get(group);
-        let mut topics: BTreeMap<String, Vec<(i32, Committed)>> = BTreeMap::new();
+        let settled = |at: &TopicPartition, found| match require_stable && catalog.transactions().is_unstable(group, at)
+        {
+            true => Err(ResponseError::UnstableOffsetCommit),
+            false => Ok(found),
+        };
+        let mut topics = Found::new();
         match asked {
             Some(asked) => {
                 for at in asked {
                     let found = answer(known.and_then(|known| known.get(&at)));
+                    let found = settled(&at, found);
                     topics.entry(at.0).or_default().push((at.1, found));
                 }
             }
             None => {
-                for ((topic, index), found) in known.into_iter().flatten() {
-                    topics.entry(topic.clone()).or_default().push((*index, found.clone()));
+                for (at, found) in known.into_iter().flatten() {
+                    topics.entry(at.0.clone()).or_default().push((at.1, settled(at, found.clone())));
                 }
             }
         }
@@ -140,14 +144,17 @@ fn flatten<'a>(topics: impl IntoIterator<Item = (&'a TopicName, &'a Vec<i32>)>) 
 /// Tells committed offsets; -1 where there are none.
 pub(crate) fn fetch(context: &Context, request: OffsetFetchRequest, version: i16) -> OffsetFetchResponse {
     if version >= MANY_GROUPS_FROM {
-        let groups = request.groups.iter().map(|group| fetch_group(context, group));
+        let groups = request.groups.iter().map(|group| fetch_group(context, group, request.require_stable));
         return OffsetFetchResponse::default().with_groups(groups.collect());
     }
     let asked = request.topics.as_ref().map(|topics| flatten(topics.iter().map(|t| (&t.name, &t.partition_indexes))));
-    let topics = lookup(context, &request.group_id, asked).into_iter().map(|(name, found)| {
-        let partitions = found.into_iter().map(|(index, committed)| {
+    let topics = lookup(context, &request.group_id, asked, request.require_stable).into_iter().map(|(name, found)| {
+        let partitions = found.into_iter().map(|(index, found)| {
+            let error_code = code(&found);
+            let committed = found.unwrap_or_else(|_| answer(None));
             OffsetFetchResponsePartition::default()
                 .with_partition_index(index)
+                .with_error_code(error_code)
                 .with_committed_offset(committed.offset)
                 .with_committed_leader_epoch(committed.leader_epoch)
                 .with_metadata(Some(text(committed.metadata)))
@@ -157,12 +164,15 @@ pub(crate) fn fetch(context: &Context, request: OffsetFetchRequest, version: i16
     OffsetFetchResponse::default().with_topics(topics.collect())
 }
 
-fn fetch_group(context: &Context, asked: &OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
+fn fetch_group(context: &Context, asked: &OffsetFetchRequestGroup, require_stable: bool) -> OffsetFetchResponseGroup {
     let wanted = asked.topics.as_ref().map(|topics| flatten(topics.iter().map(|t| (&t.name, &t.partition_indexes))));
-    let topics = lookup(context, &asked.group_id, wanted).into_iter().map(|(name, found)| {
-        let partitions = found.into_iter().map(|(index, committed)| {
+    let topics = lookup(context, &asked.group_id, wanted, require_stable).into_iter().map(|(name, found)| {
+        let partitions = found.into_iter().map(|(index, found)| {
+            let error_code = code(&found);
+            let committed = found.unwrap_or_else(|_| answer(None));
             OffsetFetchResponsePartitions::default()
                 .with_partition_index(index)
+                .with_error_code(error_code)
                 .with_committed_offset(committed.offset)
                 .with_committed_leader_epoch(committed.leader_epoch)
                 .with_metadata(Some(text(committed.metadata)))

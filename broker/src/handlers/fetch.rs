@@ -9,15 +9,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::fetch_request::FetchTopic;
-use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
-use kafka_protocol::messages::{FetchRequest, FetchResponse};
+use kafka_protocol::messages::fetch_response::{AbortedTransaction, FetchableTopicResponse, PartitionData};
+use kafka_protocol::messages::{FetchRequest, FetchResponse, ProducerId};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::catalog::TopicId;
 use crate::context::Context;
 use crate::log::batch::LEADER_EPOCH;
-use crate::log::partition::Partition;
+use crate::log::partition::{Isolation, Partition};
+use crate::log::state::Aborted;
 use crate::topics::Topic;
 
 /// Topics are named by id from this version on.
@@ -42,11 +43,12 @@ pub(crate) async fn fetch(context: &Arc<Context>, request: FetchRequest, version
     }
     let wanted: Vec<(FetchTopic, Vec<Wanted>)> =
         request.topics.iter().map(|topic| (topic.clone(), resolve(context, topic, version))).collect();
-    wait(&wanted, &request).await;
+    let isolation = Isolation::of(request.isolation_level);
+    wait(&wanted, &request, isolation).await;
     let asked = usize::try_from(request.max_bytes).unwrap_or(0);
     let mut budget = Budget { left: asked.min(context.config.max_fetch_bytes), is_first: true };
     let responses = wanted.into_iter().map(|(topic, partitions)| {
-        let data = partitions.into_iter().map(|wanted| read(&wanted, &mut budget)).collect();
+        let data = partitions.into_iter().map(|wanted| read(&wanted, isolation, &mut budget)).collect();
         FetchableTopicResponse::default().with_topic(topic.topic).with_topic_id(topic.topic_id).with_partitions(data)
     });
     FetchResponse::default().with_responses(responses.collect())
@@ -84,30 +86,33 @@ pub(crate) fn check_epoch(epoch: i32) -> Result<(), ResponseError> {
 
 /// Returns when there are enough bytes, when a partition has something to complain about, or when
 /// the client's patience ends.
-async fn wait(wanted: &[(FetchTopic, Vec<Wanted>)], request: &FetchRequest) {
+async fn wait(wanted: &[(FetchTopic, Vec<Wanted>)], request: &FetchRequest, isolation: Isolation) {
     let patience = u64::try_from(request.max_wait_ms).unwrap_or(0);
     let deadline = Instant::now() + Duration::from_millis(patience).min(MAX_WAIT);
     let enough = u64::try_from(request.min_bytes).unwrap_or(0);
     let partitions = || wanted.iter().flat_map(|(_, partitions)| partitions);
-    if is_ready(partitions(), enough) {
+    if is_ready(partitions(), enough, isolation) {
         return;
     }
     let waker = Arc::new(Notify::new());
     let found = partitions().filter_map(|wanted| wanted.partition.as_ref().ok());
     let _tickets: Vec<_> = found.map(|partition| partition.wait(&waker)).collect();
     // Asked again now that nothing can be missed, and then after every append.
-    while !is_ready(partitions(), enough) {
+    while !is_ready(partitions(), enough, isolation) {
         if tokio::time::timeout_at(deadline, waker.notified()).await.is_err() {
             return;
         }
     }
 }
 
-fn is_ready<'a>(partitions: impl Iterator<Item = &'a Wanted>, enough: u64) -> bool {
+fn is_ready<'a>(partitions: impl Iterator<Item = &'a Wanted>, enough: u64, isolation: Isolation) -> bool {
     let mut total = 0;
     for wanted in partitions {
-        let available =
-            wanted.partition.as_ref().map_err(|error| *error).and_then(|partition| partition.available(wanted.offset));
+        let available = wanted
+            .partition
+            .as_ref()
+            .map_err(|error| *error)
+            .and_then(|partition| partition.available(wanted.offset, isolation));
         match available {
             Ok(bytes) => total += bytes,
             Err(_) => return true,
@@ -123,28 +128,35 @@ struct Budget {
     is_first: bool,
 }
 
-fn read(wanted: &Wanted, budget: &mut Budget) -> PartitionData {
+fn wire(aborted: Vec<Aborted>) -> Vec<AbortedTransaction> {
+    let one = |aborted: Aborted| {
+        AbortedTransaction::default().with_producer_id(ProducerId(aborted.producer_id)).with_first_offset(aborted.first)
+    };
+    aborted.into_iter().map(one).collect()
+}
+
+fn read(wanted: &Wanted, isolation: Isolation, budget: &mut Budget) -> PartitionData {
     let data = PartitionData::default().with_partition_index(wanted.index);
     let partition = match &wanted.partition {
         Ok(partition) => partition,
         Err(error) => return refused(data, *error),
     };
     let max_bytes = wanted.max_bytes.min(budget.left);
-    match partition.read(wanted.offset, max_bytes, budget.is_first) {
+    match partition.read(wanted.offset, max_bytes, budget.is_first, isolation) {
         Ok(fetched) => {
             budget.left = budget.left.saturating_sub(fetched.records.len());
             budget.is_first &= fetched.records.is_empty();
             data.with_high_watermark(fetched.watermarks.end)
-                .with_last_stable_offset(fetched.watermarks.end)
+                .with_last_stable_offset(fetched.watermarks.stable_end)
                 .with_log_start_offset(fetched.watermarks.start)
-                .with_aborted_transactions(None)
+                .with_aborted_transactions(fetched.aborted.map(wire))
                 .with_records(Some(fetched.records))
         }
         Err(ResponseError::OffsetOutOfRange) => {
             let watermarks = partition.watermarks();
             refused(data, ResponseError::OffsetOutOfRange)
                 .with_high_watermark(watermarks.end)
-                .with_last_stable_offset(watermarks.end)
+                .with_last_stable_offset(watermarks.stable_end)
                 .with_log_start_offset(watermarks.start)
         }
         Err(error) => refused(data, error),

@@ -12,6 +12,7 @@ pub(crate) mod groups;
 pub(crate) mod offsets;
 pub(crate) mod produce;
 pub(crate) mod topics;
+pub(crate) mod transactions;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -53,7 +54,11 @@ pub(crate) async fn serve(context: &Arc<Context>, client: &Client, frame: &Frame
         ApiKey::CreateTopics => now(frame, |r| topics::create(c, r)),
         ApiKey::DeleteTopics => now(frame, |r| topics::delete(c, r, version)),
         ApiKey::DeleteRecords => now(frame, |r| offsets::delete_records(c, r)),
-        ApiKey::InitProducerId => now(frame, |r| cluster::init_producer_id(c, r)),
+        ApiKey::InitProducerId => now(frame, |r| transactions::init_producer_id(c, r, version)),
+        ApiKey::AddPartitionsToTxn => now(frame, |r| transactions::add_partitions(c, r, version)),
+        ApiKey::AddOffsetsToTxn => now(frame, |r| transactions::add_offsets(c, r, version)),
+        ApiKey::EndTxn => now(frame, |r| transactions::end(c, r, version)),
+        ApiKey::TxnOffsetCommit => now(frame, |r| transactions::commit_offsets(c, r)),
         ApiKey::OffsetForLeaderEpoch => now(frame, |r| offsets::for_leader_epoch(c, r)),
         ApiKey::DescribeConfigs => now(frame, |r| configs::describe(c, r)),
         ApiKey::AlterConfigs => now(frame, |r| configs::replace(c, r)),

@@ -17,7 +17,7 @@ use super::fetch::check_epoch;
 use crate::catalog::Event;
 use crate::context::{Context, now_ms};
 use crate::log::batch::LEADER_EPOCH;
-use crate::log::partition::Found;
+use crate::log::partition::{Found, Isolation};
 
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
@@ -33,9 +33,10 @@ const LEADER_EPOCH_FROM: i16 = 4;
 /// Offsets by time or by one of the special times.
 pub(crate) fn list(context: &Context, request: ListOffsetsRequest, version: i16) -> ListOffsetsResponse {
     let epoch = if version >= LEADER_EPOCH_FROM { LEADER_EPOCH } else { -1 };
+    let isolation = Isolation::of(request.isolation_level);
     let topics = request.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|partition| {
-            let outcome = find(context, &topic.name, partition);
+            let outcome = find(context, &topic.name, partition, isolation);
             let nothing = Found { offset: -1, timestamp: -1 };
             let found = outcome.unwrap_or(None).unwrap_or(nothing);
             ListOffsetsPartitionResponse::default()
@@ -51,18 +52,26 @@ pub(crate) fn list(context: &Context, request: ListOffsetsRequest, version: i16)
     ListOffsetsResponse::default().with_topics(topics.collect())
 }
 
-fn find(context: &Context, topic: &str, asked: &ListOffsetsPartition) -> Result<Option<Found>, ResponseError> {
+fn find(
+    context: &Context,
+    topic: &str,
+    asked: &ListOffsetsPartition,
+    isolation: Isolation,
+) -> Result<Option<Found>, ResponseError> {
     let partition =
         context.topics.partition(topic, asked.partition_index).ok_or(ResponseError::UnknownTopicOrPartition)?;
     check_epoch(asked.current_leader_epoch)?;
     let watermarks = partition.watermarks();
     let at = |offset| Ok(Some(Found { offset, timestamp: -1 }));
     match asked.timestamp {
-        LATEST => at(watermarks.end),
+        LATEST => at(watermarks.visible_end(isolation)),
         EARLIEST | EARLIEST_LOCAL => at(watermarks.start),
         MAX_TIMESTAMP => partition.find_newest(),
         LATEST_TIERED => Ok(None),
-        timestamp @ 0.. => partition.find_time(timestamp),
+        timestamp @ 0.. => {
+            let found = partition.find_time(timestamp)?;
+            Ok(found.filter(|found| found.offset < watermarks.visible_end(isolation)))
+        }
         _ => Err(ResponseError::InvalidRequest),
     }
 }

@@ -10,9 +10,10 @@ use kafka_protocol::messages::{ProduceRequest, ProduceResponse};
 use super::text;
 use crate::catalog::Refused;
 use crate::context::{Context, now_ms};
-use crate::log::batch::{self, BatchError};
+use crate::log::batch::{self, BatchError, BatchHeader};
 use crate::log::state::Reply;
 use crate::protocol::frame::{Frame, Refusal};
+use crate::transactions::ledger::Who;
 
 /// Zstandard needs at least this version, so that an old client never meets it unprepared.
 const ZSTD_FROM: i16 = 7;
@@ -45,10 +46,11 @@ fn append_all(context: &Context, request: ProduceRequest, version: i16) -> (Prod
     let mut responses = Vec::with_capacity(request.topic_data.len());
     for topic in request.topic_data {
         let mut partitions = Vec::with_capacity(topic.partition_data.len());
+        let transactional_id = request.transactional_id.as_ref().map(|id| id.as_str());
         for data in topic.partition_data {
             let outcome = admitted.clone().and_then(|()| {
                 let records = data.records.unwrap_or_default();
-                append(context, &topic.name, data.index, &records, version)
+                append(context, &topic.name, data.index, &records, Sent { version, transactional_id })
             });
             let response = PartitionProduceResponse::default().with_index(data.index);
             partitions.push(match outcome {
@@ -89,10 +91,6 @@ fn refuse(response: PartitionProduceResponse, refused: &Refused) -> PartitionPro
 }
 
 fn admit(request: &ProduceRequest) -> Result<(), Refused> {
-    if request.transactional_id.is_some() {
-        let message = "transactions are not available on this broker";
-        return Err(Refused::new(ResponseError::TransactionalIdAuthorizationFailed, message));
-    }
     if !matches!(request.acks, -1..=1) {
         let message = format!("acks={} is not 0, 1 or all", request.acks);
         return Err(Refused::new(ResponseError::InvalidRequiredAcks, message));
@@ -100,23 +98,52 @@ fn admit(request: &ProduceRequest) -> Result<(), Refused> {
     Ok(())
 }
 
-fn append(context: &Context, topic: &str, index: i32, records: &Bytes, version: i16) -> Result<Placed, Refused> {
+/// How a batch came.
+#[derive(Clone, Copy)]
+struct Sent<'a> {
+    version: i16,
+    transactional_id: Option<&'a str>,
+}
+
+fn append(context: &Context, topic: &str, index: i32, records: &Bytes, sent: Sent<'_>) -> Result<Placed, Refused> {
     let unknown = || Refused::from(ResponseError::UnknownTopicOrPartition);
     let topic = context.topics.get(topic).ok_or_else(unknown)?;
     let partition = topic.partition(index).ok_or_else(unknown)?;
     let rules = topic.rules();
     let header = batch::validate(records, rules.cleanup.compact).map_err(|error| invalid(&error))?;
-    if header.codec() == ZSTD && version < ZSTD_FROM {
+    if header.codec() == ZSTD && sent.version < ZSTD_FROM {
         let message = format!("zstd needs produce version {ZSTD_FROM} or later");
         return Err(Refused::new(ResponseError::UnsupportedCompressionType, message));
     }
-    match partition.append(now_ms(), &header, records, &rules)? {
+    let admit = || admit_batch(context, &header, sent.transactional_id, &topic.name, index);
+    match partition.append(now_ms(), &header, records, &rules, admit)? {
         Reply::Appended { base_offset, append_time_ms } => {
             let log_start = partition.watermarks().start;
             Ok(Placed { base_offset, append_time_ms, log_start })
         }
         _ => Err(ResponseError::UnknownServerError.into()),
     }
+}
+
+/// Whether the transaction of a batch is open and has this partition.
+fn admit_batch(
+    context: &Context,
+    header: &BatchHeader,
+    transactional_id: Option<&str>,
+    topic: &str,
+    index: i32,
+) -> Result<(), ResponseError> {
+    if !header.is_transactional() {
+        return Ok(());
+    }
+    let id = transactional_id.ok_or(ResponseError::InvalidTxnState)?;
+    let who = Who { id, producer_id: header.producer_id, epoch: header.producer_epoch };
+    let verdict = context.store.read(|catalog| catalog.transactions().may_write(who, &(topic.to_owned(), index)));
+    verdict.map_err(|error| match error {
+        // Produce knows only this name for it.
+        ResponseError::ProducerFenced => ResponseError::InvalidProducerEpoch,
+        other => other,
+    })
 }
 
 fn invalid(error: &BatchError) -> Refused {

@@ -12,7 +12,7 @@
 //! ```
 //! Left out: message formats 0 and 1, which no client since 2017 writes.
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 use kafka_protocol::compression::{Decompressor, Gzip, Lz4, Snappy, Zstd};
 
 /// Bytes in front of the records.
@@ -143,6 +143,54 @@ impl BatchHeader {
     }
 }
 
+/// How a transaction ends, as its marker in a log says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ending {
+    pub(crate) producer_id: i64,
+    pub(crate) epoch: i16,
+    pub(crate) is_commit: bool,
+}
+
+/// A marker: a batch with one control record.
+pub(crate) fn marker(ending: Ending, now_ms: i64) -> Vec<u8> {
+    // Length, attributes, deltas; key: version 0 and kind; value: version 0 and coordinator epoch.
+    let kind = u8::from(ending.is_commit);
+    let record = [32, 0, 0, 0, 8, 0, 0, 0, kind, 12, 0, 0, 0, 0, 0, 0, 0];
+    let mut out = Vec::with_capacity(HEADER_LEN + record.len());
+    out.put_i64(0);
+    out.put_i32((HEADER_LEN - PREFIX_LEN + record.len()) as i32);
+    out.put_i32(LEADER_EPOCH);
+    out.put_u8(2);
+    out.put_u32(0);
+    out.put_i16(TRANSACTIONAL | CONTROL);
+    out.put_i32(0);
+    out.put_i64(now_ms);
+    out.put_i64(now_ms);
+    out.put_i64(ending.producer_id);
+    out.put_i16(ending.epoch);
+    out.put_i32(-1);
+    out.put_i32(1);
+    out.extend_from_slice(&record);
+    let crc = crc32c::crc32c(&out[21..]);
+    out[17..21].copy_from_slice(&crc.to_be_bytes());
+    out
+}
+
+/// What the marker in a complete batch says; `None` for any other batch.
+pub(crate) fn ending(header: &BatchHeader, batch: &[u8]) -> Option<Ending> {
+    if !header.is_control() {
+        return None;
+    }
+    let body = records(header, batch).ok()?;
+    let key = Records::new(&body).next()?.ok()?.key?;
+    let is_commit = match key {
+        [_, _, 0, 0] => false,
+        [_, _, 0, 1] => true,
+        _ => return None,
+    };
+    Some(Ending { producer_id: header.producer_id, epoch: header.producer_epoch, is_commit })
+}
+
 /// `sequence` moved on by `delta`, wrapping from `i32::MAX` to 0 as producers do.
 pub(crate) fn advance_sequence(sequence: i32, delta: i32) -> i32 {
     let moved = i64::from(sequence) + i64::from(delta);
@@ -177,6 +225,9 @@ pub(crate) fn validate(bytes: &[u8], needs_keys: bool) -> Result<BatchHeader, Ba
     }
     if header.is_idempotent() && (header.producer_epoch < 0 || header.base_sequence < 0) {
         return Err(BatchError::Content("a producer id needs an epoch and a sequence"));
+    }
+    if header.is_transactional() && !header.is_idempotent() {
+        return Err(BatchError::Content("a transactional batch needs a producer id"));
     }
     if header.codec() == 0 || needs_keys {
         validate_records(&header, &records(&header, bytes)?, needs_keys)?;

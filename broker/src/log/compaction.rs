@@ -7,11 +7,15 @@
 //! without a key are kept. The last batch of a segment always stays, empty if need be, so that the
 //! segment's end can be read from its file.
 //!
+//! Records of aborted transactions are not the newest of anything and are removed. Segments that
+//! may hold records of an open transaction wait. Markers stay as long as a record of their
+//! transaction does.
+//!
 //! Memory is bounded: at most [`MAX_KEYS`] keys are looked at in one pass, 16 bytes of hash and an
 //! offset each; what lies behind them waits for the next pass. Two keys with the same 128-bit hash
 //! would be taken for one; that is as likely as a memory error nobody notices.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -23,7 +27,7 @@ use twox_hash::XxHash3_128;
 use super::batch::{self, BatchHeader, HEADER_LEN, PREFIX_LEN, Record, Records};
 use super::rules::LogRules;
 use super::segment::{self, Headers, ReadError};
-use super::state::Segment;
+use super::state::{Aborted, Segment};
 
 /// Keys looked at in one pass.
 const MAX_KEYS: usize = 1_000_000;
@@ -33,6 +37,10 @@ const MAX_KEYS: usize = 1_000_000;
 pub(crate) struct Plan<'a> {
     /// Records before this offset are deleted already.
     pub(crate) start: i64,
+    /// Records from this offset on may belong to open transactions, and are left alone.
+    pub(crate) stable_end: i64,
+    /// Aborted transactions of the whole log: their markers may lie behind the closed segments.
+    pub(crate) aborted: &'a [Aborted],
     /// Wall clock.
     pub(crate) now_ms: i64,
     /// Settings of the topic.
@@ -56,7 +64,8 @@ impl Plan<'_> {
     /// The segments a pass may touch: a prefix of the closed ones, old enough.
     fn eligible<'s>(&self, closed: &'s [Segment]) -> &'s [Segment] {
         let newest = self.now_ms.saturating_sub(self.rules.min_compaction_lag_ms);
-        let lagging = |s: &Segment| self.rules.min_compaction_lag_ms > 0 && s.max_timestamp > newest;
+        let lagging =
+            |s: &Segment| s.end > self.stable_end || (self.rules.min_compaction_lag_ms > 0 && s.max_timestamp > newest);
         let count = closed.iter().position(lagging).unwrap_or(closed.len());
         &closed[..count]
     }
@@ -88,18 +97,22 @@ pub(crate) fn run(dir: &Path, closed: &[Segment], plan: &Plan<'_>) -> Result<Vec
     if !plan.is_due(segments) {
         return Ok(Vec::new());
     }
-    let newest = collect(dir, segments)?;
+    let newest = collect(dir, segments, plan.aborted)?;
     let mut replacements = Vec::new();
+    let mut unended = BTreeSet::new();
     for segment in segments.iter().take_while(|segment| segment.end <= newest.until) {
-        replacements.push(rewrite(dir, segment, plan, &newest)?);
+        replacements.push(rewrite(dir, segment, plan, Pass { newest: &newest, unended: &mut unended })?);
     }
     Ok(replacements)
 }
 
-fn collect(dir: &Path, segments: &[Segment]) -> Result<Newest, ReadError> {
+fn collect(dir: &Path, segments: &[Segment], aborted: &[Aborted]) -> Result<Newest, ReadError> {
     let mut newest = Newest::default();
     for segment in segments {
         for_each_batch(dir, segment, |header, bytes| {
+            if header.is_control() || aborted.iter().any(|transaction| transaction.covers(header)) {
+                return Ok(());
+            }
             let inflated = batch::records(header, bytes)?;
             for record in Records::new(&inflated) {
                 let record = record?;
@@ -134,7 +147,14 @@ fn for_each_batch(
     Ok(())
 }
 
-fn rewrite(dir: &Path, old: &Segment, plan: &Plan<'_>, newest: &Newest) -> Result<Replacement, ReadError> {
+/// What a pass carries from segment to segment.
+struct Pass<'a> {
+    newest: &'a Newest,
+    /// Producers of which transactional records were kept since their last marker.
+    unended: &'a mut BTreeSet<i64>,
+}
+
+fn rewrite(dir: &Path, old: &Segment, plan: &Plan<'_>, pass: Pass<'_>) -> Result<Replacement, ReadError> {
     let temporary = segment::log_path(dir, old.base).with_extension("tmp");
     let mut out = Rewriter {
         file: BufWriter::new(File::create(&temporary)?),
@@ -143,15 +163,39 @@ fn rewrite(dir: &Path, old: &Segment, plan: &Plan<'_>, newest: &Newest) -> Resul
         changed: false,
     };
     let drop_tombstones = plan.tombstones_expired(old);
+    let Pass { newest, unended } = pass;
+    let aborted = plan.aborted;
+    let mut kept_aborted = old.aborted.clone();
     for_each_batch(dir, old, |header, bytes| {
+        let is_last = header.next_offset() == old.end;
+        if header.is_control() {
+            // A marker goes, after the delay of tombstones, when nothing is left that needs it.
+            let is_needed = unended.remove(&header.producer_id);
+            if is_needed || !drop_tombstones || is_last {
+                return out.marker(header, bytes);
+            }
+            kept_aborted.retain(|transaction| transaction.last != header.base_offset);
+            out.changed = true;
+            return Ok(());
+        }
+        let is_aborted = aborted.iter().any(|transaction| transaction.covers(header));
         let keep = |record: &Record<'_>, offset: i64| {
+            if is_aborted {
+                return false;
+            }
             let Some(key) = record.key else { return offset >= plan.start };
             let is_newest = newest.offsets.get(&XxHash3_128::oneshot(key)) == Some(&offset);
             offset >= plan.start && is_newest && !(record.is_tombstone && drop_tombstones)
         };
-        out.batch(header, bytes, header.next_offset() == old.end, keep)
+        let before = out.records;
+        out.batch(header, bytes, is_last, keep)?;
+        if header.is_transactional() && out.records > before {
+            unended.insert(header.producer_id);
+        }
+        Ok(())
     })?;
     let mut segment = out.segment;
+    segment.aborted = kept_aborted;
     segment.first_append_ms = old.first_append_ms;
     segment.compacted_ms = old.compacted_ms.or(Some(plan.now_ms));
     let temporary = if out.changed {
@@ -198,6 +242,13 @@ impl Rewriter {
         }
         let smaller = with_records(header, bytes, &kept)?;
         self.write(&BatchHeader::parse(&smaller)?, &smaller)
+    }
+
+    /// Keeps a marker; the segment is looked at again once it may go.
+    fn marker(&mut self, header: &BatchHeader, bytes: &[u8]) -> Result<(), ReadError> {
+        self.records += 1;
+        self.segment.has_tombstones = true;
+        self.write(header, bytes)
     }
 
     fn write(&mut self, header: &BatchHeader, bytes: &[u8]) -> Result<(), ReadError> {

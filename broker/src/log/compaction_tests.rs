@@ -6,7 +6,7 @@ use kafka_protocol::records::Compression;
 use proptest::prelude::*;
 
 use super::*;
-use crate::log::partition::{Durability, Partition};
+use crate::log::partition::{Durability, Isolation, Partition};
 use crate::log::recovery::Opening;
 use crate::log::rules::Cleanup;
 use crate::log::state::Reply;
@@ -29,7 +29,7 @@ fn open(dir: &Path) -> Partition {
 fn put(partition: &Partition, entries: &[Entry], made: Made) -> i64 {
     let bytes = testing::batch(entries, made);
     let header = batch::validate(&bytes, true).unwrap();
-    match partition.append(0, &header, &bytes, &rules()).unwrap() {
+    match partition.append(0, &header, &bytes, &rules(), || Ok(())).unwrap() {
         Reply::Appended { base_offset, .. } => base_offset,
         other => panic!("{other:?}"),
     }
@@ -41,7 +41,7 @@ fn content(partition: &Partition) -> Content {
     let marks = partition.watermarks();
     let (mut at, mut all) = (marks.start, Vec::new());
     while at < marks.end {
-        let records = partition.read(at, 10_000, true).unwrap().records;
+        let records = partition.read(at, 10_000, true, Isolation::Uncommitted).unwrap().records;
         let mut rest = &records[..];
         while let Ok(header) = BatchHeader::parse(rest) {
             batch::verify_crc(&header, rest).unwrap();

@@ -17,3 +17,6 @@ pub(crate) mod state;
 
 #[cfg(test)]
 pub(crate) mod testing;
+
+#[cfg(test)]
+mod transactions_tests;

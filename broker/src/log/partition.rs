@@ -16,12 +16,12 @@ use bytes::Bytes;
 use kafka_protocol::ResponseError;
 use tokio::sync::Notify;
 
-use super::batch::{self, BatchHeader};
+use super::batch::{self, BatchHeader, Ending};
 use super::compaction;
 use super::recovery::{self, Opening};
 use super::rules::LogRules;
 use super::segment::{self, Headers, ReadError, Span};
-use super::state::{Effect, Location, LogState, Reply, Request};
+use super::state::{Aborted, Effect, Location, LogState, Reply, Request};
 use crate::Error;
 
 /// How far each write must have gone before it is acknowledged.
@@ -68,12 +68,42 @@ struct Waiting {
 pub(crate) struct Watermarks {
     pub(crate) start: i64,
     pub(crate) end: i64,
+    /// Where the first open transaction begins; the end when there is none.
+    pub(crate) stable_end: i64,
+}
+
+/// Which records a reader wants to see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    /// All.
+    Uncommitted,
+    /// Those in front of the first open transaction; aborted ones are named.
+    Committed,
+}
+
+impl Isolation {
+    /// As requests say it.
+    pub(crate) fn of(level: i8) -> Self {
+        if level == 1 { Self::Committed } else { Self::Uncommitted }
+    }
+}
+
+impl Watermarks {
+    /// Where a reader's view ends.
+    pub(crate) fn visible_end(&self, isolation: Isolation) -> i64 {
+        match isolation {
+            Isolation::Uncommitted => self.end,
+            Isolation::Committed => self.stable_end,
+        }
+    }
 }
 
 /// What was read, and where the log stood.
 #[derive(Debug)]
 pub(crate) struct Fetched {
     pub(crate) records: Bytes,
+    /// Aborted transactions among them, for readers of committed records.
+    pub(crate) aborted: Option<Vec<Aborted>>,
     pub(crate) watermarks: Watermarks,
 }
 
@@ -115,19 +145,45 @@ impl Partition {
         lock(&self.inner).watermarks()
     }
 
-    /// Appends a batch that [`batch::validate`] has passed.
+    /// Appends a batch that [`batch::validate`] has passed. `admit` is asked under the lock: what
+    /// it says holds until the batch is in the log.
     pub(crate) fn append(
         &self,
         now_ms: i64,
         header: &BatchHeader,
         bytes: &[u8],
         rules: &LogRules,
+        admit: impl FnOnce() -> Result<(), ResponseError>,
+    ) -> Result<Reply, ResponseError> {
+        self.change(now_ms, Request::Append(header), bytes, rules, admit)
+    }
+
+    /// Ends a transaction with a marker; does nothing if it has no records here.
+    pub(crate) fn end_transaction(&self, now_ms: i64, ending: Ending, rules: &LogRules) -> Result<(), ResponseError> {
+        let marker = batch::marker(ending, now_ms);
+        let header = BatchHeader::parse(&marker).map_err(|_| ResponseError::UnknownServerError)?;
+        self.change(now_ms, Request::End(&header, ending), &marker, rules, || Ok(())).map(|_| ())
+    }
+
+    /// Producer and epoch of each transaction that is open here.
+    pub(crate) fn open_transactions(&self) -> Vec<(i64, i16)> {
+        lock(&self.inner).state.producers().open().map(|(id, _, epoch)| (id, epoch)).collect()
+    }
+
+    fn change(
+        &self,
+        now_ms: i64,
+        request: Request<'_>,
+        bytes: &[u8],
+        rules: &LogRules,
+        admit: impl FnOnce() -> Result<(), ResponseError>,
     ) -> Result<Reply, ResponseError> {
         let mut inner = lock(&self.inner);
         if inner.is_deleted {
             return Err(ResponseError::UnknownTopicOrPartition);
         }
-        let (reply, effects) = inner.state.plan(now_ms, Request::Append(header), rules);
+        admit()?;
+        let (reply, effects) = inner.state.plan(now_ms, request, rules);
         if let Reply::Refused(error) = reply {
             return Err(error);
         }
@@ -147,7 +203,7 @@ impl Partition {
     fn carry_out(&self, inner: &mut Inner, now_ms: i64, effect: &Effect, bytes: &[u8]) -> io::Result<()> {
         match *effect {
             Effect::Roll { .. } => self.close_active(inner),
-            Effect::Write { header, append_time_ms } => {
+            Effect::Write { header, append_time_ms, .. } => {
                 let mut stored = bytes.to_vec();
                 batch::assign(&mut stored, header.base_offset, append_time_ms);
                 self.write(inner, &stored)?;
@@ -259,13 +315,14 @@ impl Partition {
     /// Rewrites closed segments to the newest record of each key. Runs without the lock: closed
     /// segments do not change, and only this and retention (same task) remove them.
     fn compact(&self, now_ms: i64, rules: &LogRules) {
-        let (start, closed) = {
+        let (start, stable_end, aborted, closed) = {
             let inner = lock(&self.inner);
             let active = inner.state.active().base;
             let closed: Vec<_> = inner.state.segments().filter(|s| s.base != active).cloned().collect();
-            (inner.state.start(), closed)
+            let aborted = inner.state.aborted(inner.state.start(), i64::MAX);
+            (inner.state.start(), inner.state.stable_end(), aborted, closed)
         };
-        let plan = compaction::Plan { start, now_ms, rules };
+        let plan = compaction::Plan { start, stable_end, aborted: &aborted, now_ms, rules };
         match compaction::run(&self.dir, &closed, &plan) {
             Ok(rewritten) => {
                 for replacement in rewritten {
@@ -309,30 +366,47 @@ impl Partition {
     }
 
     /// Reads whole batches from `offset` on.
-    pub(crate) fn read(&self, offset: i64, max_bytes: usize, at_least_one: bool) -> Result<Fetched, ResponseError> {
-        let (watermarks, place) = {
+    pub(crate) fn read(
+        &self,
+        offset: i64,
+        max_bytes: usize,
+        at_least_one: bool,
+        isolation: Isolation,
+    ) -> Result<Fetched, ResponseError> {
+        let (watermarks, place, mut aborted) = {
             let inner = lock(&self.inner);
             let watermarks = inner.readable(offset)?;
-            let place = inner.state.locate(offset).map(|at| self.open_place(&inner, at));
-            (watermarks, place)
+            let until = watermarks.visible_end(isolation);
+            let place = inner.state.locate(offset).filter(|_| offset < until);
+            let place = place.map(|at| self.open_place(&inner, at));
+            let aborted = (isolation == Isolation::Committed).then(|| inner.state.aborted(offset, until));
+            (watermarks, place, aborted)
         };
+        let until = watermarks.visible_end(isolation);
         let records = match place {
             None => Bytes::new(),
             Some(place) => {
                 let (file, at) = place.map_err(|error| self.storage_error(&error.into()))?;
                 let Location { position, limit, end, .. } = at;
-                let span = Span { position, limit, offset, end, max_bytes, at_least_one };
+                let span = Span { position, limit, offset, end, until, max_bytes, at_least_one };
                 segment::read_batches(&file, span).map_err(|error| self.storage_error(&error))?
             }
         };
-        Ok(Fetched { records, watermarks })
+        if let Some(aborted) = &mut aborted {
+            let read_to = segment::end_offset(&records).unwrap_or(offset);
+            aborted.retain(|transaction| transaction.first < read_to);
+        }
+        Ok(Fetched { records, aborted, watermarks })
     }
 
     /// About how many bytes can be read from `offset` on; 0 only when there are none.
-    pub(crate) fn available(&self, offset: i64) -> Result<u64, ResponseError> {
+    pub(crate) fn available(&self, offset: i64, isolation: Isolation) -> Result<u64, ResponseError> {
         let inner = lock(&self.inner);
-        inner.readable(offset)?;
-        Ok(inner.state.available(offset))
+        let watermarks = inner.readable(offset)?;
+        let until = watermarks.visible_end(isolation);
+        // What compaction left behind the offset may begin where the view ends.
+        let is_visible = inner.state.locate(offset).is_some_and(|at| offset < until && at.segment < until);
+        Ok(if is_visible { inner.state.available(offset) } else { 0 })
     }
 
     /// The first record with a time of at least `timestamp`.
@@ -407,7 +481,7 @@ impl Partition {
 
 impl Inner {
     fn watermarks(&self) -> Watermarks {
-        Watermarks { start: self.state.start(), end: self.state.end() }
+        Watermarks { start: self.state.start(), end: self.state.end(), stable_end: self.state.stable_end() }
     }
 
     fn readable(&self, offset: i64) -> Result<Watermarks, ResponseError> {

@@ -19,17 +19,17 @@ fn open(dir: &Path) -> Arc<Partition> {
 fn put(partition: &Partition, entries: &[Entry], made: Made, rules: &LogRules) -> i64 {
     let bytes = testing::batch(entries, made);
     let header = batch::validate(&bytes, false).unwrap();
-    match partition.append(1000, &header, &bytes, rules).unwrap() {
+    match partition.append(1000, &header, &bytes, rules, || Ok(())).unwrap() {
         Reply::Appended { base_offset, .. } => base_offset,
         other => panic!("{other:?}"),
     }
 }
 
 fn read_all(partition: &Partition) -> Vec<(i64, Option<String>, Option<String>)> {
-    let Watermarks { mut start, end } = partition.watermarks();
+    let Watermarks { mut start, end, .. } = partition.watermarks();
     let mut all = Vec::new();
     while start < end {
-        let fetched = partition.read(start, 2000, true).unwrap();
+        let fetched = partition.read(start, 2000, true, Isolation::Uncommitted).unwrap();
         let header = BatchHeader::parse(&fetched.records).unwrap();
         assert!(header.last_offset() >= start);
         let records = testing::decode(&fetched.records);
@@ -59,9 +59,9 @@ fn what_is_appended_is_read_also_after_reopening() {
         let expected = numbered(0..600).into_iter().zip(0..).map(|(e, i)| (i, e.key, e.value));
         assert!(all.into_iter().eq(expected));
         // From the middle of a batch the whole batch is returned.
-        let fetched = partition.read(100, 1, true).unwrap();
+        let fetched = partition.read(100, 1, true, Isolation::Uncommitted).unwrap();
         assert_eq!(testing::decode(&fetched.records).first().unwrap().0, 99);
-        assert!(partition.read(100, 1, false).unwrap().records.is_empty());
+        assert!(partition.read(100, 1, false, Isolation::Uncommitted).unwrap().records.is_empty());
     };
     check(&partition);
     assert!(fs::read_dir(dir.path()).unwrap().count() > 10, "many segments");
@@ -74,11 +74,11 @@ fn offsets_outside_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let partition = open(dir.path());
     put(&partition, &numbered(0..5), PLAIN, &LogRules::small());
-    assert_eq!(partition.read(6, 100, true).unwrap_err(), ResponseError::OffsetOutOfRange);
-    assert!(partition.read(5, 100, true).unwrap().records.is_empty());
+    assert_eq!(partition.read(6, 100, true, Isolation::Uncommitted).unwrap_err(), ResponseError::OffsetOutOfRange);
+    assert!(partition.read(5, 100, true, Isolation::Uncommitted).unwrap().records.is_empty());
     partition.trim(0, 3, &LogRules::small(), |_| Ok(())).unwrap();
-    assert_eq!(partition.read(2, 100, true).unwrap_err(), ResponseError::OffsetOutOfRange);
-    assert!(!partition.read(3, 100, true).unwrap().records.is_empty());
+    assert_eq!(partition.read(2, 100, true, Isolation::Uncommitted).unwrap_err(), ResponseError::OffsetOutOfRange);
+    assert!(!partition.read(3, 100, true, Isolation::Uncommitted).unwrap().records.is_empty());
     let refused = partition.trim(0, 5, &LogRules::small(), |_| Err(ResponseError::KafkaStorageError));
     assert_eq!(refused.unwrap_err(), ResponseError::KafkaStorageError);
     assert_eq!(partition.watermarks().start, 3, "what is not written down does not count");
@@ -112,9 +112,9 @@ fn failed_writes_leave_no_trace() {
     std::os::unix::fs::symlink("/dev/full", &log).unwrap();
     let bytes = testing::batch(&numbered(0..2), PLAIN);
     let header = batch::validate(&bytes, false).unwrap();
-    let refused = partition.append(0, &header, &bytes, &LogRules::small());
+    let refused = partition.append(0, &header, &bytes, &LogRules::small(), || Ok(()));
     assert_eq!(refused.unwrap_err(), ResponseError::KafkaStorageError);
-    assert_eq!(partition.watermarks(), Watermarks { start: 0, end: 0 });
+    assert_eq!(partition.watermarks(), Watermarks { start: 0, end: 0, stable_end: 0 });
     fs::remove_file(&log).unwrap();
     assert_eq!(put(&partition, &numbered(0..2), PLAIN, &LogRules::small()), 0);
     assert_eq!(read_all(&partition).len(), 2);
@@ -171,8 +171,8 @@ fn deleted_partitions_refuse_everything() {
     put(&partition, &numbered(0..1), PLAIN, &LogRules::small());
     partition.delete();
     let unknown = ResponseError::UnknownTopicOrPartition;
-    assert_eq!(partition.read(0, 100, true).unwrap_err(), unknown);
+    assert_eq!(partition.read(0, 100, true, Isolation::Uncommitted).unwrap_err(), unknown);
     let bytes = testing::batch(&numbered(0..2), PLAIN);
     let header = batch::validate(&bytes, false).unwrap();
-    assert_eq!(partition.append(0, &header, &bytes, &LogRules::small()).unwrap_err(), unknown);
+    assert_eq!(partition.append(0, &header, &bytes, &LogRules::small(), || Ok(())).unwrap_err(), unknown);
 }

@@ -5,14 +5,17 @@
 //! Invariants: a batch is accepted at most once per (producer, epoch, sequence); sequences of one
 //! epoch have no gaps; an older epoch never writes again. A producer that is not known (new, or
 //! forgotten after its idle time) may start at any sequence, as in Apache Kafka.
-//! Left out: transactions.
+//!
+//! Open transactions are remembered too: where the first record of each lies. They are never
+//! forgotten before their marker. Left out: whether a batch may join a transaction (see
+//! `transactions`).
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Buf, BufMut};
 use kafka_protocol::ResponseError;
 
-use super::batch::{BatchHeader, advance_sequence};
+use super::batch::{BatchHeader, Ending, advance_sequence};
 
 /// Batches remembered of each producer.
 const REMEMBERED: usize = 5;
@@ -31,7 +34,7 @@ pub(crate) struct Appended {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Producer {
     epoch: i16,
-    /// Oldest first, never empty, at most [`REMEMBERED`].
+    /// Oldest first, at most [`REMEMBERED`]; empty when a marker alone made the producer known.
     batches: VecDeque<Appended>,
     last_used_ms: i64,
 }
@@ -51,6 +54,8 @@ pub(crate) enum Check {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Producers {
     known: BTreeMap<i64, Producer>,
+    /// First offset and epoch of each open transaction, by producer.
+    open: BTreeMap<i64, (i64, i16)>,
 }
 
 impl Producers {
@@ -83,8 +88,13 @@ impl Producers {
 
     /// Remembers a batch that is in the log.
     pub(crate) fn record(&mut self, batch: &BatchHeader, now_ms: i64) {
-        if !batch.is_idempotent() {
+        if !batch.is_idempotent() || batch.is_control() {
             return;
+        }
+        // A batch that compaction has emptied no longer needs its marker.
+        if batch.is_transactional() && batch.count > 0 {
+            let open = self.open.entry(batch.producer_id).or_insert((batch.base_offset, batch.producer_epoch));
+            open.1 = batch.producer_epoch;
         }
         let fresh = Producer {
             epoch: batch.producer_epoch,
@@ -109,6 +119,23 @@ impl Producers {
         if self.known.len() > MAX_PRODUCERS {
             self.forget_longest_idle();
         }
+    }
+
+    /// Remembers that a transaction has ended; returns where it began, if it wrote anything.
+    pub(crate) fn end(&mut self, ending: Ending, now_ms: i64) -> Option<i64> {
+        let Ending { producer_id, epoch, .. } = ending;
+        let fresh = Producer { epoch, batches: VecDeque::new(), last_used_ms: now_ms };
+        let producer = self.known.entry(producer_id).or_insert(fresh);
+        if producer.epoch < epoch {
+            producer.epoch = epoch;
+            producer.batches.clear();
+        }
+        self.open.remove(&producer_id).map(|(first, _)| first)
+    }
+
+    /// The open transactions: producer, first offset, epoch.
+    pub(crate) fn open(&self) -> impl Iterator<Item = (i64, i64, i16)> {
+        self.open.iter().map(|(&id, &(first, epoch))| (id, first, epoch))
     }
 
     /// Forgets producers that wrote nothing for `idle_ms`.
@@ -138,6 +165,12 @@ impl Producers {
                 out.put_i64(batch.timestamp);
             }
         }
+        out.put_u32(self.open.len() as u32);
+        for (id, first, epoch) in self.open() {
+            out.put_i64(id);
+            out.put_i64(first);
+            out.put_i16(epoch);
+        }
     }
 
     /// Reads what [`Self::encode`] wrote; `None` if it is something else.
@@ -158,7 +191,12 @@ impl Producers {
             }
             known.insert(id, Producer { epoch, batches, last_used_ms });
         }
-        Some(Self { known })
+        let mut open = BTreeMap::new();
+        for _ in 0..from.try_get_u32().ok()? {
+            let id = from.try_get_i64().ok()?;
+            open.insert(id, (from.try_get_i64().ok()?, from.try_get_i16().ok()?));
+        }
+        Some(Self { known, open })
     }
 }
 

@@ -125,7 +125,8 @@ impl Scan<'_> {
                 let bytes = segment::read_batch(&file, &placed)?;
                 if self.is_sound(&placed.header, &bytes) && self.fits(&file, &placed, size)? {
                     self.segment.note(&placed.header, self.now_ms);
-                    self.producers.record(&placed.header, self.now_ms);
+                    let ending = batch::ending(&placed.header, &bytes);
+                    self.segment.note_producer(self.producers, &placed.header, ending, self.now_ms);
                     continue;
                 }
             }

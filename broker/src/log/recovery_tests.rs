@@ -62,7 +62,7 @@ proptest! {
         let behind = (damaged as i64 + 1) * 2;
         let place = log.locate(behind).unwrap();
         let file = File::open(&path).unwrap();
-        let span = segment::Span {
+        let span = segment::Span { until: i64::MAX,
             position: place.position, limit: place.limit, offset: behind, end: place.end,
             max_bytes: 100_000, at_least_one: true,
         };

@@ -15,11 +15,11 @@ use bytes::{Buf, BufMut, Bytes};
 use super::batch::{self, BatchError, BatchHeader, HEADER_LEN};
 use super::index::SparseIndex;
 use super::producers::Producers;
-use super::state::Segment;
+use super::state::{Aborted, Segment};
 
 /// Bytes read at a time when only headers are wanted.
 const WINDOW: usize = 64 << 10;
-const INDEX_MAGIC: u32 = 0x4252_4931;
+const INDEX_MAGIC: u32 = 0x4252_4932;
 
 /// Path of the records of a segment.
 pub(crate) fn log_path(dir: &Path, base: i64) -> PathBuf {
@@ -148,6 +148,8 @@ pub(crate) struct Span {
     pub(crate) offset: i64,
     /// Offset behind the last record of the segment.
     pub(crate) end: i64,
+    /// Batches from this offset on are not wanted.
+    pub(crate) until: i64,
     /// Most bytes wanted.
     pub(crate) max_bytes: usize,
     /// Return the first batch even if it is larger than `max_bytes`.
@@ -157,6 +159,9 @@ pub(crate) struct Span {
 /// Reads whole batches, the first of which holds `span.offset` or what follows it.
 pub(crate) fn read_batches(file: &File, span: Span) -> Result<Bytes, ReadError> {
     let Some(first) = find_batch(file, span)? else { return Ok(Bytes::new()) };
+    if first.header.base_offset >= span.until {
+        return Ok(Bytes::new());
+    }
     let left = usize::try_from(span.limit - first.position).unwrap_or(usize::MAX);
     if first.header.size > span.max_bytes {
         if !span.at_least_one {
@@ -165,7 +170,7 @@ pub(crate) fn read_batches(file: &File, span: Span) -> Result<Bytes, ReadError> 
         return Ok(read_at(file, first.position, first.header.size)?.into());
     }
     let mut bytes = read_at(file, first.position, left.min(span.max_bytes))?;
-    bytes.truncate(whole_batches(&bytes, span.end));
+    bytes.truncate(whole_batches(&bytes, span.end.min(span.until)));
     Ok(bytes.into())
 }
 
@@ -177,6 +182,17 @@ fn whole_batches(bytes: &[u8], limit: i64) -> usize {
             Some(next) if next <= bytes.len() && header.next_offset() <= limit => end = next,
             _ => break,
         }
+    }
+    end
+}
+
+/// Offset behind the last of the batches in `bytes`.
+pub(crate) fn end_offset(bytes: &[u8]) -> Option<i64> {
+    let mut rest = bytes;
+    let mut end = None;
+    while let Ok(header) = BatchHeader::parse(rest) {
+        end = Some(header.next_offset());
+        rest = rest.get(header.size..).unwrap_or_default();
     }
     end
 }
@@ -210,6 +226,12 @@ pub(crate) fn write_index(dir: &Path, segment: &Segment, producers: &Producers, 
     body.put_i64(segment.first_append_ms.unwrap_or(-1));
     body.put_i64(segment.compacted_ms.unwrap_or(-1));
     body.put_u8(segment.has_tombstones.into());
+    body.put_u32(segment.aborted.len() as u32);
+    for aborted in &segment.aborted {
+        body.put_i64(aborted.producer_id);
+        body.put_i64(aborted.first);
+        body.put_i64(aborted.last);
+    }
     segment.index.encode(&mut body);
     producers.encode(&mut body);
     let mut file = Vec::with_capacity(body.len() + 8);
@@ -237,6 +259,10 @@ pub(crate) fn read_index(dir: &Path, base: i64, size: u64) -> Option<(Segment, P
     segment.first_append_ms = Some(from.try_get_i64().ok()?).filter(|at| *at >= 0);
     segment.compacted_ms = Some(from.try_get_i64().ok()?).filter(|at| *at >= 0);
     segment.has_tombstones = from.try_get_u8().ok()? != 0;
+    for _ in 0..from.try_get_u32().ok()? {
+        let (producer_id, first) = (from.try_get_i64().ok()?, from.try_get_i64().ok()?);
+        segment.aborted.push(Aborted { producer_id, first, last: from.try_get_i64().ok()? });
+    }
     segment.index = SparseIndex::decode(from)?;
     let producers = Producers::decode(from)?;
     (segment.base == base && segment.size == size).then_some((segment, producers))

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use kafka_protocol::ResponseError;
 
-use super::batch::BatchHeader;
+use super::batch::{BatchHeader, Ending};
 use super::index::SparseIndex;
 use super::producers::{Check, Producers};
 use super::rules::LogRules;
@@ -38,8 +38,29 @@ pub(crate) struct Segment {
     pub(crate) compacted_ms: Option<i64>,
     /// Whether compaction left tombstones in it.
     pub(crate) has_tombstones: bool,
+    /// Transactions whose abort marker is in it.
+    pub(crate) aborted: Vec<Aborted>,
     /// Finds places in it.
     pub(crate) index: SparseIndex,
+}
+
+/// A transaction that was aborted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Aborted {
+    pub(crate) producer_id: i64,
+    /// Offset of its first record.
+    pub(crate) first: i64,
+    /// Offset of its marker.
+    pub(crate) last: i64,
+}
+
+impl Aborted {
+    /// Whether the batch belongs to it.
+    pub(crate) fn covers(&self, batch: &BatchHeader) -> bool {
+        batch.is_transactional()
+            && batch.producer_id == self.producer_id
+            && (self.first..self.last).contains(&batch.base_offset)
+    }
 }
 
 impl Segment {
@@ -53,6 +74,7 @@ impl Segment {
             first_append_ms: None,
             compacted_ms: None,
             has_tombstones: false,
+            aborted: Vec::new(),
             index: SparseIndex::new(segment_bytes),
         }
     }
@@ -77,6 +99,21 @@ impl Segment {
 }
 
 impl Segment {
+    /// Takes note of what a batch means for its producer, and of an abort.
+    pub(crate) fn note_producer(
+        &mut self,
+        producers: &mut Producers,
+        batch: &BatchHeader,
+        ending: Option<Ending>,
+        now_ms: i64,
+    ) {
+        let Some(ending) = ending else { return producers.record(batch, now_ms) };
+        let first = producers.end(ending, now_ms);
+        if let (Some(first), false) = (first, ending.is_commit) {
+            self.aborted.push(Aborted { producer_id: ending.producer_id, first, last: batch.base_offset });
+        }
+    }
+
     /// Counts bytes that are not batches, up to a batch at `position` with this offset.
     pub(crate) fn skip_to(&mut self, position: u64, offset: i64) {
         let at = u32::try_from(position).unwrap_or(u32::MAX);
@@ -91,6 +128,8 @@ impl Segment {
 pub(crate) enum Request<'a> {
     /// Append a valid batch.
     Append(&'a BatchHeader),
+    /// End a transaction with this marker, if it wrote here.
+    End(&'a BatchHeader, Ending),
     /// Forget the records before this offset; -1 means all there are.
     Trim(i64),
     /// Dispose of what retention no longer keeps.
@@ -107,6 +146,8 @@ pub(crate) enum Reply {
         /// Time of the append where the topic uses it, else -1.
         append_time_ms: i64,
     },
+    /// There is no transaction to end.
+    NothingOpen,
     /// The log now starts here.
     Trimmed(i64),
     /// Housekeeping is done.
@@ -129,6 +170,8 @@ pub(crate) enum Effect {
         header: BatchHeader,
         /// Time to stamp into it, where the topic uses it.
         append_time_ms: Option<i64>,
+        /// What it says, if it is a marker.
+        ending: Option<Ending>,
     },
     /// Remember durably that the log starts here.
     MoveStart(i64),
@@ -185,6 +228,20 @@ impl LogState {
         self.active().end
     }
 
+    /// Offset behind the last record whose transaction, if any, has ended.
+    pub(crate) fn stable_end(&self) -> i64 {
+        let first_open = self.producers.open().map(|(_, first, _)| first).min();
+        first_open.map_or(self.end(), |first| first.max(self.start))
+    }
+
+    /// Aborted transactions with records or a marker in the range, by their first offset.
+    pub(crate) fn aborted(&self, from: i64, until: i64) -> Vec<Aborted> {
+        let all = self.segments().filter(|s| s.end > from).flat_map(|s| &s.aborted);
+        let mut found: Vec<_> = all.filter(|a| a.last >= from && a.first < until).copied().collect();
+        found.sort_unstable_by_key(|aborted| aborted.first);
+        found
+    }
+
     /// The segments, oldest first; the last one is written to.
     pub(crate) fn segments(&self) -> impl DoubleEndedIterator<Item = &Segment> {
         self.segments.values()
@@ -207,6 +264,7 @@ impl LogState {
     pub(crate) fn plan(&self, now_ms: i64, request: Request<'_>, rules: &LogRules) -> (Reply, Vec<Effect>) {
         let planned = match request {
             Request::Append(batch) => self.plan_append(now_ms, batch, rules),
+            Request::End(marker, ending) => self.plan_end(now_ms, marker, ending, rules),
             Request::Trim(before) => self.plan_trim(before),
             Request::Retain => Ok((Reply::Retained, self.plan_retention(now_ms, rules))),
         };
@@ -219,9 +277,6 @@ impl LogState {
         batch: &BatchHeader,
         rules: &LogRules,
     ) -> Result<(Reply, Vec<Effect>), ResponseError> {
-        if batch.is_transactional() {
-            return Err(ResponseError::InvalidTxnState);
-        }
         if batch.size > rules.max_message_bytes as usize {
             return Err(ResponseError::MessageTooLarge);
         }
@@ -236,6 +291,29 @@ impl LogState {
                 }
             }
         }
+        self.plan_write(now_ms, batch, None, rules)
+    }
+
+    fn plan_end(
+        &self,
+        now_ms: i64,
+        marker: &BatchHeader,
+        ending: Ending,
+        rules: &LogRules,
+    ) -> Result<(Reply, Vec<Effect>), ResponseError> {
+        if !self.producers.open().any(|(id, ..)| id == ending.producer_id) {
+            return Ok((Reply::NothingOpen, Vec::new()));
+        }
+        self.plan_write(now_ms, marker, Some(ending), rules)
+    }
+
+    fn plan_write(
+        &self,
+        now_ms: i64,
+        batch: &BatchHeader,
+        ending: Option<Ending>,
+        rules: &LogRules,
+    ) -> Result<(Reply, Vec<Effect>), ResponseError> {
         let base_offset = self.end();
         if base_offset.checked_add(i64::from(batch.count)).is_none() {
             return Err(ResponseError::UnknownServerError);
@@ -247,7 +325,7 @@ impl LogState {
         if self.must_roll(now_ms, batch.size as u64, rules) {
             effects.push(Effect::Roll { base: base_offset });
         }
-        effects.push(Effect::Write { header, append_time_ms });
+        effects.push(Effect::Write { header, append_time_ms, ending });
         let append_time_ms = append_time_ms.unwrap_or(-1);
         Ok((Reply::Appended { base_offset, append_time_ms }, effects))
     }
@@ -309,11 +387,12 @@ impl LogState {
             Effect::Roll { base } => {
                 self.segments.insert(base, Segment::empty(base, self.segment_bytes));
             }
-            Effect::Write { ref header, .. } => {
+            Effect::Write { ref header, ending, .. } => {
                 if let Some(mut active) = self.segments.last_entry() {
-                    active.get_mut().note(header, now_ms);
+                    let active = active.get_mut();
+                    active.note(header, now_ms);
+                    active.note_producer(&mut self.producers, header, ending, now_ms);
                 }
-                self.producers.record(header, now_ms);
             }
             Effect::MoveStart(start) => self.start = self.start.max(start),
             Effect::Drop { base } => {

@@ -80,8 +80,6 @@ fn what_does_not_fit_is_refused_without_effects() {
         other => panic!("{other:?}"),
     };
     assert_eq!(refused(header(501, 1, 0)), ResponseError::MessageTooLarge);
-    let transactional = BatchHeader { attributes: 0x10, ..header(100, 1, 0) };
-    assert_eq!(refused(transactional), ResponseError::InvalidTxnState);
 }
 
 #[test]

@@ -6,7 +6,8 @@
 //!   refused, there and here.
 //! - ConsumerGroupHeartbeat is advertised and always answered UNSUPPORTED_VERSION: librdkafka takes
 //!   that for final, but asks for a coordinator for ever where the request is not advertised.
-//! - Transactional requests are not advertised; what clients send before them is refused.
+//! - Transactional requests stop short of the second version of the protocol (KIP-890), which clients
+//!   use only where a cluster announces it.
 
 use kafka_protocol::messages::ApiKey;
 
@@ -64,6 +65,10 @@ pub(crate) const APIS: &[Api] = &[
     api(ApiKey::DeleteTopics, 1, 6, DELETE_TOPICS),
     api(ApiKey::DeleteRecords, 0, 2, DELETE_RECORDS),
     api(ApiKey::InitProducerId, 0, 5, INIT_PRODUCER_ID),
+    api(ApiKey::AddPartitionsToTxn, 0, 3, ADD_PARTITIONS_TO_TXN),
+    api(ApiKey::AddOffsetsToTxn, 0, 4, &[always(Text), always(Fixed(8)), always(Fixed(2)), always(Text)]),
+    api(ApiKey::EndTxn, 0, 4, &[always(Text), always(Fixed(8)), always(Fixed(2)), always(Fixed(1))]),
+    api(ApiKey::TxnOffsetCommit, 0, 4, TXN_OFFSET_COMMIT),
     api(ApiKey::OffsetForLeaderEpoch, 2, 4, OFFSET_FOR_LEADER_EPOCH),
     api(ApiKey::DescribeConfigs, 1, 4, DESCRIBE_CONFIGS),
     api(ApiKey::AlterConfigs, 0, 2, ALTER_CONFIGS),
@@ -198,6 +203,28 @@ const DELETE_RECORDS: &[Field] =
     &[always(Structs(&[always(Text), always(Structs(&[always(Fixed(4)), always(Fixed(8))]))])), always(Fixed(4))];
 
 const INIT_PRODUCER_ID: &[Field] = &[always(Text), always(Fixed(4)), since(3, Fixed(8)), since(3, Fixed(2))];
+
+const ADD_PARTITIONS_TO_TXN: &[Field] =
+    &[always(Text), always(Fixed(8)), always(Fixed(2)), always(Structs(&[always(Text), always(Numbers(4))]))];
+
+const TXN_OFFSET_COMMIT: &[Field] = &[
+    always(Text),       // transactional id
+    always(Text),       // group
+    always(Fixed(8)),   // producer id
+    always(Fixed(2)),   // producer epoch
+    since(3, Fixed(4)), // generation
+    since(3, Text),     // member
+    since(3, Text),     // group instance
+    always(Structs(&[
+        always(Text),
+        always(Structs(&[
+            always(Fixed(4)),   // partition
+            always(Fixed(8)),   // offset
+            since(2, Fixed(4)), // leader epoch
+            always(Text),       // metadata
+        ])),
+    ])),
+];
 
 const OFFSET_FOR_LEADER_EPOCH: &[Field] = &[
     since(3, Fixed(4)),
