@@ -120,6 +120,8 @@ impl PlannerConfig {
             elastic,
             swap_gain: self.swap_gain,
             payback_ms: self.payback.as_ms(),
+            // The executor always does.
+            sheds: true,
         }
     }
 

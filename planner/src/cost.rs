@@ -241,6 +241,7 @@ impl Rater<'_> {
             allowed_s: allowed_ms.max(0.0) / 1000.0,
             epsilon: self.settings.epsilon,
             dispersion: self.service.load.dispersion.unwrap_or(self.settings.dispersion),
+            sheds: self.settings.sheds,
         }
     }
 }

@@ -86,7 +86,7 @@ impl Packing<'_> {
         }
     }
 
-    /// For every quality that the members of a set may have at least (`classes`), what is missing is an exact cover;
+    /// For every quality that the members of a set may have at least (its class), what is missing is an exact cover;
     /// the cheapest of these is the cheapest set.
     fn cheapest_cover(&self, service: usize) -> Option<Vec<(usize, u32)>> {
         let quota = self.quota();
@@ -109,37 +109,34 @@ impl Packing<'_> {
                 best = Some((chosen, flavors));
             }
         };
-        for class in self.classes(service, &usable) {
-            let Some(base) = self.base(service, class) else { continue };
+        // Best first, so that the nodes of at least a quality come before all others.
+        let mut present: Vec<(f64, f64)> =
+            (0..self.nodes.len()).map(|i| (self.quality(service, i), self.contribution(service, i))).collect();
+        present.retain(|p| p.0 > 0.0);
+        present.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let mut classes: Vec<f64> =
+            present.iter().map(|p| p.0).chain(usable.iter().map(|&f| self.fresh_quality(service, f))).collect();
+        classes.retain(|c| *c > 0.0);
+        classes.sort_by(|a, b| b.total_cmp(a));
+        classes.dedup();
+        let (mut instances, mut contributed) = (0, 0.0);
+        for class in classes {
+            while let Some(p) = present.get(instances).filter(|p| p.0 >= class) {
+                contributed += p.1;
+                instances += 1;
+            }
+            let Some(required) = self.required(service, class) else { continue };
+            let Some(room) = most.checked_sub(instances) else { continue };
             let fits: Vec<usize> =
                 usable.iter().copied().filter(|&f| self.fresh_quality(service, f) >= class).collect();
-            let Some(room) = most.checked_sub(base.instances) else { continue };
             let need = Need {
-                weight: base.missing,
-                least: least.saturating_sub(base.instances) as u32,
+                weight: (required - contributed).max(0.0),
+                least: least.saturating_sub(instances) as u32,
                 most: quota.total.min(u32::try_from(room).unwrap_or(u32::MAX)),
             };
             consider(fits, &|f| self.fresh_weight(service, f), need);
         }
         best.map(|(chosen, flavors)| flavors.into_iter().zip(chosen.counts).filter(|(_, n)| *n > 0).collect())
-    }
-
-    /// Qualities that a covering set could have as its smallest.
-    fn classes(&self, service: usize, flavors: &[usize]) -> Vec<f64> {
-        let existing = (0..self.nodes.len()).map(|i| self.quality(service, i));
-        let mut all: Vec<f64> = existing.chain(flavors.iter().map(|&f| self.fresh_quality(service, f))).collect();
-        all.retain(|t| *t > 0.0);
-        all.sort_by(|a, b| b.total_cmp(a));
-        all.dedup();
-        all
-    }
-
-    /// What the present nodes give to a set whose qualities are all at least `class`; `None` if no such set exists.
-    fn base(&self, service: usize, class: f64) -> Option<Base> {
-        let usable: Vec<usize> = (0..self.nodes.len()).filter(|&i| self.quality(service, i) >= class).collect();
-        let present: f64 = usable.iter().map(|&i| self.contribution(service, i)).sum();
-        let missing = self.required(service, class)? - present;
-        Some(Base { missing: missing.max(0.0), instances: usable.len() })
     }
 
     /// One node after the other, each the one that adds most, until the demand is carried or nothing helps.
@@ -183,11 +180,4 @@ impl Packing<'_> {
             self.add(flavor, next);
         }
     }
-}
-
-/// See [`Packing::base`].
-struct Base {
-    /// Weight that is missing.
-    missing: f64,
-    instances: usize,
 }

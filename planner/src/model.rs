@@ -72,8 +72,12 @@ pub struct Settings {
     pub hysteresis: f64,
     /// Demand must have been lower for this long before it counts as lower.
     pub hold_ms: i64,
-    /// Share of requests that may wait longer than the SLO leaves them.
+    /// Share of requests that may wait longer than the SLO leaves them, at the load that is planned for: a minute at
+    /// that load still meets an SLO on the 95th percentile. The load is mostly below it (quantile, whole nodes), so
+    /// that far fewer are late over a day; a load that never changes and lies on a border of whole nodes is the worst case.
     pub epsilon: f64,
+    /// True when those are dropped at once instead, as the executor does (`margin`).
+    pub sheds: bool,
     /// Variance over mean of arrivals (1 is Poisson), where a service does not give its own.
     pub dispersion: f64,
     /// Part of the SLO that is spent outside the executor: broker, polling, network.
@@ -100,9 +104,10 @@ impl Default for Settings {
             period_ms: 10_000,
             horizon_ms: 600_000,
             quantile: 0.95,
-            hysteresis: 0.10,
+            hysteresis: 0.04,
             hold_ms: 60_000,
             epsilon: 0.01,
+            sheds: true,
             dispersion: 1.0,
             overhead_ms: 10.0,
             image_ms: 0,

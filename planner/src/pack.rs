@@ -111,7 +111,7 @@ impl Problem<'_> {
     fn waiting(&self, service: usize, allowed_s: f64) -> Waiting {
         let settings = &self.inputs.settings;
         let dispersion = self.services[service].load.dispersion.unwrap_or(settings.dispersion);
-        Waiting { allowed_s, epsilon: settings.epsilon, dispersion }
+        Waiting { allowed_s, epsilon: settings.epsilon, dispersion, sheds: settings.sheds }
     }
 
     /// Largest share of the service's arrivals that may fall to `weight` of all `total` members.
@@ -336,7 +336,7 @@ impl Packing<'_> {
         let rung = |&(i, w): &(usize, u32)| self.problem.ladder(service, self.nodes[i].flavor)?.rung(w);
         let allowed_s = instances.iter().filter_map(rung).map(|r| r.waiting.allowed_s).fold(f64::INFINITY, f64::min);
         let margin_rps = self.problem.waiting(service, allowed_s).margin_rps(rate_rps);
-        if margin_rps.is_finite() { margin_rps } else { 0.0 }
+        if margin_rps.is_finite() { margin_rps.max(0.0) } else { 0.0 }
     }
 
     /// [`Packing::spread`] with a shared queue: all work at the same share of what they could.

@@ -139,7 +139,7 @@ proptest! {
             // When everything has come up, what was waiting for it may go, and then nothing more.
             let mut inputs = inputs;
             let mut p = first;
-            for _ in 0..8 {
+            for _ in 0..16 {
                 inputs = advance(&inputs, &p, inputs.now_ms, true);
                 p = plan(&inputs);
                 if p.changes.is_empty() { break; }

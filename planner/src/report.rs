@@ -129,7 +129,7 @@ fn margin_rps(packing: &Packing<'_>, s: usize, instances: &[(usize, u32)]) -> f6
     }
     let one = |(&(i, workers), share): (&(usize, u32), f64)| {
         let rung = packing.problem.ladder(s, packing.nodes[i].flavor).and_then(|l| l.rung(workers));
-        rung.map_or(0.0, |r| r.waiting.margin_rps(carried * share))
+        rung.map_or(0.0, |r| r.waiting.margin_rps(carried * share).max(0.0))
     };
     instances.iter().zip(packing.shares(s, &members)).map(one).filter(|m| m.is_finite()).sum()
 }

@@ -87,6 +87,16 @@ fn without<'p>(
 ) -> Option<(Packing<'p>, Vec<usize>)> {
     let hosted = &packing.nodes[index].hosts;
     let moved: Vec<usize> = packing.problem.order.iter().copied().filter(|s| hosted.contains_key(s)).collect();
+    // Most often the others are full: that is seen without a copy.
+    let others_could = |&s: &usize| {
+        let (_, most) = packing.limits(s);
+        let all = |i: usize| i != index && tier(packing, i).is_some();
+        packing.problem.wants_nothing(s)
+            || packing.best_set(s, most, &all).0 >= packing.problem.demand_rps(s) - TOLERANCE_RPS
+    };
+    if !moved.iter().all(others_could) {
+        return None;
+    }
     let mut trial = packing.clone();
     trial.nodes[index].hosts.clear();
     for &service in &moved {

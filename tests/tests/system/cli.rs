@@ -50,7 +50,7 @@ fn usage_and_configuration_faults_exit_with_2() {
     assert_eq!(run(&["schema", "print", "no.such"]).status.code(), Some(2));
     let simulate = run(&["simulate", "x.toml"]);
     assert_eq!(simulate.status.code(), Some(2));
-    assert!(stderr(&simulate).contains("no simulator yet"));
+    assert!(stderr(&simulate).contains("x.toml: No such file"));
 }
 
 #[test]

@@ -1,0 +1,275 @@
+//! The clairvoyant fluid bound: what no policy can beat (FACTS §Planning).
+//!
+//! True minute rates known in advance, every machine at the throughput of its best batch under the SLO without any
+//! queueing, whole nodes, set-up paid, leases kept, and the cheapest 1 % of requests dropped. The price of a dropped
+//! request is bisected until 1 % are dropped; the Lagrangian then gives `cost + price · (dropped − 1 %)`, which is a
+//! lower bound whatever the price, and the largest of the bisection counts.
+//!
+//! - **Per second:** a dynamic programme over minutes and the counts of up to three flavors, those that cover some load
+//!   of the trace cheapest; starting a node costs its set-up time, separable, so that a min-plus transform along each
+//!   axis is exact (prototype `dp.rs`).
+//! - **Hourly, one flavor:** the fleet falls into layers: the k-th node serves what is above `k − 1` nodes. Each layer is
+//!   a programme over on and off, a term serves from its order's set-up on (a renewal without set-up) and is paid whole,
+//!   cut at the end of the simulation. With several hourly flavors, the cheapest per request in every layer, which
+//!   flatters reality by less than one small node and is no proof.
+//! - **Several services** are counted in units of the cheapest flavor's throughput for each, and every flavor with the
+//!   best ratio that it has for any of them: a relaxation, so still a bound.
+//!
+//! Left out: prices that change (the first counts, or the lowest if one falls), faults, spot.
+
+use super::policy::Unit;
+use super::world::World;
+use planner::lease::Billing;
+use planner::model::CapacityRule;
+
+/// Share of requests that may be dropped.
+const DROPPED: f64 = 0.01;
+/// Flavors of the exact programme.
+const MOST_FLAVORS: usize = 3;
+/// Steps of the bisection of the price.
+const BISECTIONS: usize = 14;
+
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    rate: f64,
+    usd_per_min: f64,
+    setup_min: usize,
+    hourly: bool,
+}
+
+/// USD.
+pub(super) fn bound_usd(world: &World) -> f64 {
+    let (load, kinds) = relaxed(world);
+    if kinds.is_empty() {
+        return 0.0;
+    }
+    let total: f64 = load.iter().sum();
+    // From no price to the dearest that could matter: a whole node for a single request.
+    let (mut low, mut high) = (0.0_f64, kinds.iter().map(|k| k.usd_per_min * 1e4 / k.rate).fold(0.0, f64::max));
+    let mut best = 0.0_f64;
+    for _ in 0..BISECTIONS {
+        let price = if low == 0.0 { high / 1024.0 } else { (low * high).sqrt() };
+        let (usd, dropped) = solve(&load, &kinds, price);
+        // `usd` contains what was dropped at its price.
+        best = best.max(usd - price * DROPPED * total);
+        if dropped > DROPPED * total {
+            low = price
+        } else {
+            high = price
+        }
+        if low == 0.0 && high < 1e-12 {
+            break;
+        }
+    }
+    best
+}
+
+/// Load by minute in requests/s of a common unit, and the flavors in that unit.
+fn relaxed(world: &World) -> (Vec<f64>, Vec<Kind>) {
+    let prices: Vec<_> =
+        world.flavors.iter().map(|f| f.prices.iter().map(|p| p.1).fold(f64::INFINITY, f64::min)).collect();
+    let flavors: Vec<_> = world
+        .flavors
+        .iter()
+        .zip(&prices)
+        .map(|(f, usd)| planner::model::Flavor { usd_per_hour: *usd, ..f.flavor.clone() })
+        .collect();
+    let units: Vec<Vec<Unit>> = (0..world.services.len())
+        .map(|s| Unit::all(world, &flavors, s, CapacityRule::Margin).into_iter().map(|u| u.1).collect())
+        .collect();
+    let Some(reference) = units.iter().find_map(|u| u.first()).map(|u| u.flavor) else {
+        return (Vec::new(), Vec::new());
+    };
+    let throughput = |s: usize, f: usize| units[s].iter().find(|u| u.flavor == f).map(|u| u.sustained_rps);
+    let base = |s: usize| throughput(s, reference).or_else(|| units[s].first().map(|u| u.sustained_rps));
+    let mut load = vec![0.0; world.seconds.div_ceil(60)];
+    for (s, service) in world.services.iter().enumerate() {
+        let Some(base) = base(s) else { continue };
+        for (minute, rates) in service.workload.rates.chunks(60).enumerate() {
+            load[minute] += rates.iter().map(|r| f64::from(*r)).sum::<f64>() / rates.len() as f64 / base;
+        }
+    }
+    let mut kinds: Vec<Kind> = (0..flavors.len())
+        .filter_map(|f| {
+            let best = (0..units.len()).filter_map(|s| Some(throughput(s, f)? / base(s)?)).fold(0.0, f64::max);
+            let setup_s =
+                units.iter().flatten().filter(|u| u.flavor == f).map(|u| u.setup_s).fold(f64::INFINITY, f64::min);
+            (best > 0.0).then(|| Kind {
+                // Slower machines than their profiles are no secret to a clairvoyant.
+                rate: best / (1.0 + world.profile_error),
+                usd_per_min: flavors[f].usd_per_hour / 60.0,
+                setup_min: (setup_s / 60.0).ceil() as usize,
+                hourly: flavors[f].billing == Billing::Hour,
+            })
+        })
+        .collect();
+    kinds.sort_by(|a, b| (a.usd_per_min / a.rate).total_cmp(&(b.usd_per_min / b.rate)));
+    let mut chosen = worth_having(&load, &kinds);
+    chosen.truncate(MOST_FLAVORS);
+    (load, chosen)
+}
+
+/// The flavors that cover loads between nothing and the peak cheapest, the most useful first.
+fn worth_having(load: &[f64], kinds: &[Kind]) -> Vec<Kind> {
+    const GRID: usize = 256;
+    let peak = load.iter().copied().fold(0.0, f64::max);
+    let unit = peak / GRID as f64;
+    let weight = |k: &Kind| ((k.rate / unit).floor() as usize).max(1);
+    let mut cost = vec![0.0; GRID + 1];
+    let mut choice = vec![0; GRID + 1];
+    for q in 1..=GRID {
+        let price = |k: &Kind| k.usd_per_min + cost[q.saturating_sub(weight(k))];
+        let best = (0..kinds.len()).min_by(|&a, &b| price(&kinds[a]).total_cmp(&price(&kinds[b]))).unwrap_or(0);
+        cost[q] = price(&kinds[best]);
+        choice[q] = best;
+    }
+    let mut used = vec![0.0; kinds.len()];
+    for rate in load {
+        let mut q = ((rate / unit).ceil() as usize).min(GRID);
+        while q > 0 {
+            used[choice[q]] += kinds[choice[q]].usd_per_min;
+            q = q.saturating_sub(weight(&kinds[choice[q]]));
+        }
+    }
+    let mut order: Vec<usize> = (0..kinds.len()).filter(|&i| used[i] > 0.0).collect();
+    order.sort_by(|&a, &b| used[b].total_cmp(&used[a]));
+    order.into_iter().map(|i| kinds[i]).collect()
+}
+
+/// Least cost with dropped requests at `price` each, and how many that are (per second of a minute, times 60).
+fn solve(load: &[f64], kinds: &[Kind], price: f64) -> (f64, f64) {
+    // `price` is for one unit of load over one minute: requests are that times 60, and so is the total above.
+    if kinds[0].hourly { layers(load, &kinds[0], price) } else { counts(load, kinds, price) }
+}
+
+/// Terms of an hour, one flavor.
+fn layers(load: &[f64], kind: &Kind, price: f64) -> (f64, f64) {
+    let n = load.len();
+    let peak = load.iter().copied().fold(0.0, f64::max);
+    let term_usd = |t: usize| kind.usd_per_min * 60.min(n - t) as f64;
+    let (mut usd, mut dropped) = (0.0, 0.0);
+    for layer in 0..(peak / kind.rate).ceil() as usize {
+        let part = |t: usize| (load[t] - layer as f64 * kind.rate).clamp(0.0, kind.rate);
+        let mut sum = vec![0.0; n + 1];
+        (0..n).for_each(|t| sum[t + 1] = sum[t] + part(t));
+        // Cost from t on without a term, and at the end of a term; what is dropped with it.
+        let mut off = vec![(0.0, 0.0); n + 1];
+        let mut on = vec![(0.0, 0.0); n + 1];
+        let less = |a: (f64, f64), b: (f64, f64)| if b.0 < a.0 { b } else { a };
+        for t in (0..n).rev() {
+            let end = (t + 60).min(n);
+            let serves = (t + kind.setup_min).min(end);
+            let unserved = sum[serves] - sum[t];
+            let idle = (price * part(t) + off[t + 1].0, part(t) + off[t + 1].1);
+            let start = (term_usd(t) + price * unserved + on[end].0, unserved + on[end].1);
+            let renew = (term_usd(t) + on[end].0, on[end].1);
+            // Everyone begins with what it wants.
+            off[t] = less(idle, if t == 0 { renew } else { start });
+            on[t] = less(off[t], renew);
+        }
+        usd += off[0].0;
+        dropped += off[0].1;
+    }
+    (usd, dropped)
+}
+
+/// By the second, up to three flavors.
+fn counts(load: &[f64], kinds: &[Kind], price: f64) -> (f64, f64) {
+    let peak = load.iter().copied().fold(0.0, f64::max);
+    let widest = kinds.iter().map(|k| k.rate).fold(0.0, f64::max);
+    let size = |i: usize| {
+        let all = (peak / kinds[i].rate).ceil() as usize;
+        // The first may carry everything; the others fill up what whole nodes of it leave.
+        if i == 0 { all + 1 } else { all.min((widest / kinds[i].rate).ceil() as usize + 1) + 1 }
+    };
+    let dims: Vec<usize> = (0..MOST_FLAVORS).map(|i| if i < kinds.len() { size(i) } else { 1 }).collect();
+    let of = |i: usize, f: fn(&Kind) -> f64| kinds.get(i).map_or(0.0, f);
+    let cells = dims.iter().product::<usize>();
+    let (mut usd, mut rate) = (vec![0.0; cells], vec![0.0; cells]);
+    for (cell, (usd, rate)) in usd.iter_mut().zip(&mut rate).enumerate() {
+        let at = [cell / (dims[1] * dims[2]), cell / dims[2] % dims[1], cell % dims[2]];
+        for (i, n) in at.into_iter().enumerate() {
+            *usd += n as f64 * of(i, |k| k.usd_per_min);
+            *rate += n as f64 * of(i, |k| k.rate);
+        }
+    }
+    let strides = [dims[1] * dims[2], dims[2], 1];
+    // Value and drops from a minute on, by the counts that serve in it; ties and signs follow the value.
+    let mut value = vec![(0.0_f64, 0.0_f64); cells];
+    for t in (0..load.len()).rev() {
+        for axis in 0..kinds.len() {
+            let start_usd = kinds[axis].usd_per_min * kinds[axis].setup_min as f64;
+            let (stride, len) = (strides[axis], dims[axis]);
+            for cell in 0..cells {
+                // Descending along the axis: more nodes later cost their set-up each.
+                let cell = cells - 1 - cell;
+                if (cell / stride) % len + 1 < len {
+                    let (more, drops) = value[cell + stride];
+                    if more + start_usd < value[cell].0 {
+                        value[cell] = (more + start_usd, drops);
+                    }
+                }
+            }
+            for cell in 0..cells {
+                // Ascending: fewer nodes later are free.
+                if (cell / stride) % len > 0 && value[cell - stride].0 < value[cell].0 {
+                    value[cell] = value[cell - stride];
+                }
+            }
+        }
+        for (cell, v) in value.iter_mut().enumerate() {
+            let short = (load[t] - rate[cell]).max(0.0);
+            v.0 += usd[cell] + price * short;
+            v.1 += short;
+        }
+    }
+    value.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(rate: f64, usd_per_min: f64, setup_min: usize, hourly: bool) -> Kind {
+        Kind { rate, usd_per_min, setup_min, hourly }
+    }
+
+    /// All schedules of a small instance, tried one by one.
+    #[test]
+    fn the_programme_is_as_good_as_trying_everything() {
+        let (load, price) = ([3.0, 9.0, 1.0, 7.0, 7.0, 0.0], 0.4);
+        let kinds = [kind(4.0, 1.0, 1, false), kind(1.5, 0.5, 1, false)];
+        let states: Vec<(usize, usize)> = (0..4).flat_map(|a| (0..5).map(move |b| (a, b))).collect();
+        let mut best: Vec<f64> = vec![0.0; states.len()];
+        for (t, load) in load.iter().enumerate().rev() {
+            let stage = |&(a, b): &(usize, usize)| {
+                let carried = a as f64 * 4.0 + b as f64 * 1.5;
+                a as f64 + b as f64 * 0.5 + price * (load - carried).max(0.0)
+            };
+            let go = |&(a, b): &(usize, usize)| {
+                let next = states
+                    .iter()
+                    .zip(&best)
+                    .map(|(&(x, y), v)| v + x.saturating_sub(a) as f64 + y.saturating_sub(b) as f64 * 0.5);
+                next.fold(f64::INFINITY, f64::min)
+            };
+            let last = t + 1 == 6;
+            best = states.iter().map(|s| stage(s) + if last { 0.0 } else { go(s) }).collect();
+        }
+        let expected = best.into_iter().fold(f64::INFINITY, f64::min);
+        let (usd, dropped) = counts(&load, &kinds, price);
+        assert!((usd - expected).abs() < 1e-9, "{usd} {expected}");
+        assert!(dropped > 0.0, "at this price the last requests are not worth a node");
+    }
+
+    #[test]
+    fn terms_of_an_hour_are_paid_whole_and_renewed_without_set_up() {
+        let load: Vec<f64> = (0..240).map(|t| if (60..170).contains(&t) { 1.0 } else { 0.0 }).collect();
+        // Two terms, the first ordered two minutes early; nothing is dropped at a high price.
+        let (usd, dropped) = layers(&load, &kind(1.0, 1.0, 2, true), 1e3);
+        assert_eq!((usd, dropped), (120.0, 0.0));
+        // Two terms for an hour and a minute do not pay when a dropped minute is cheaper.
+        let (usd, dropped) = layers(&load[..121], &kind(1.0, 1.0, 0, true), 0.5);
+        assert!((usd - 30.5).abs() < 1.1 && dropped >= 1.0, "{usd} {dropped}");
+    }
+}

@@ -1,0 +1,170 @@
+//! The production planner: forecasts and observations in, [`planner::plan()`] as it is, orders out.
+//!
+//! `ours` reads the forecast that the scenario names, `oracle` the true rate. Vertical scaling is the executor's rule
+//! without its delays: an instance borrows the free cores of its node, and the planner goes on reading what it planned
+//! (FACTS §Planning, "Vertical"). Left out: the publication layer that keeps old instances until new ones serve
+//! (`planner::handover`); the planner itself gives nodes up only then.
+
+use super::{Command, Host, Policy, Seen};
+use crate::simulate::scenario::QueueKind;
+use crate::simulate::workload::Feed;
+use planner::model::*;
+use schemas::allocation::{InstanceAllocation, NodeAction};
+use std::collections::BTreeMap;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Ours {
+    name: String,
+    feed: Feed,
+    settings: Settings,
+    previous: Vec<PreviousDemand>,
+    naming: Naming,
+    /// What the last plan put on each node, before cores are borrowed.
+    planned: BTreeMap<String, Vec<Host>>,
+}
+
+impl Ours {
+    /// With one setting for every scenario.
+    pub fn new(name: &str, feed: Feed, settings: Settings) -> Self {
+        Ours {
+            name: name.to_owned(),
+            feed,
+            settings,
+            previous: Vec::new(),
+            naming: Naming::default(),
+            planned: BTreeMap::new(),
+        }
+    }
+
+    /// The inputs of a decision.
+    pub fn inputs(&self, seen: &Seen<'_>) -> PlanInputs {
+        let world = seen.world;
+        let members = match world.queue {
+            QueueKind::Shared => Members::Shared,
+            QueueKind::Partition => Members::OnePerCore,
+        };
+        let image_ms = (world.image_s * 1000.0) as i64;
+        let services = (0..world.services.len()).map(|s| {
+            let forecasts = world.services[s].workload.forecasts.get(&self.feed);
+            let interval_ms = forecasts.and_then(|f| f.by_interval.first()).map_or(60_000, |f| f.interval_ms);
+            let index = seen.second * 1000 / interval_ms.max(1) as usize;
+            let (rate_rps, seconds) = seen.services[s].rate(20);
+            let observed = (seconds > 0).then(|| ObservedRate {
+                start_ms: seen.now_ms - seconds as i64 * 1000,
+                window_ms: seconds as i64 * 1000,
+                rate_rps,
+            });
+            let load = ServiceLoad {
+                forecast: forecasts.and_then(|f| f.by_interval.get(index)).cloned(),
+                observed,
+                backlog: seen.services[s].queued as u64,
+                dispersion: None,
+            };
+            Service { load, ..world.planned(s) }
+        });
+        let name = |h: &Host| world.services[h.service].name.clone();
+        let fleet = seen.nodes.iter().map(|n| FleetNode {
+            node: n.id.clone(),
+            flavor: seen.flavors[n.flavor].name.clone(),
+            state: n.state,
+            lease: n.lease,
+            cores: None,
+            hosts: self
+                .planned
+                .get(&n.id)
+                .unwrap_or(&n.hosts)
+                .iter()
+                .map(|h| HostedInstance {
+                    service: name(h),
+                    workers: h.workers,
+                    ready: n.state == FleetState::Ready,
+                    failed: None,
+                })
+                .collect(),
+        });
+        PlanInputs {
+            now_ms: seen.now_ms,
+            settings: Settings { members, image_ms, overhead_ms: 0.0, ..self.settings.clone() },
+            services: services.collect(),
+            flavors: seen.flavors.to_vec(),
+            profiles: world.profiles(),
+            fleet: fleet.collect(),
+            previous: self.previous.clone(),
+            naming: self.naming,
+        }
+    }
+}
+
+/// The cores that a node has left go to its largest instance on the CPU.
+fn with_free_cores(mut hosts: Vec<Host>, cores: u32) -> Vec<Host> {
+    let on_cpu = |h: &Host| h.backend != "cuda";
+    // A GPU instance takes one core for all its streams.
+    let taken: u32 = hosts.iter().map(|h| if on_cpu(h) { h.workers } else { 1 }).sum();
+    if let Some(largest) = hosts.iter_mut().filter(|h| on_cpu(h)).max_by_key(|h| h.workers) {
+        largest.workers += cores.saturating_sub(taken);
+    }
+    hosts
+}
+
+impl Policy for Ours {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn period_s(&self) -> usize {
+        (self.settings.period_ms / 1000).max(1) as usize
+    }
+
+    fn decide(&mut self, seen: &Seen<'_>) -> Vec<Command> {
+        let plan = planner::plan(&self.inputs(seen));
+        self.naming = plan.naming;
+        let previous = |s: &schemas::allocation::ServicePlan| PreviousDemand {
+            service: s.service.clone(),
+            demand_rps: s.demand_rps,
+            justified_at_ms: s.justified_at_ms,
+        };
+        self.previous = plan.services.iter().map(previous).collect();
+        let hosts = |instances: &[InstanceAllocation]| -> Vec<Host> {
+            let one = |i: &InstanceAllocation| {
+                let service = seen.world.services.iter().position(|s| s.name == i.service)?;
+                Some(Host { service, backend: i.backend.clone(), workers: i.workers, batch: i.max_batch })
+            };
+            instances.iter().filter_map(one).collect()
+        };
+        let mut commands = Vec::new();
+        self.planned.clear();
+        for node in plan.nodes {
+            let id = node.node;
+            let Some(flavor) = seen.flavors.iter().position(|f| f.name == node.flavor) else { continue };
+            let planned = hosts(&node.instances);
+            let running = with_free_cores(planned.clone(), seen.flavors[flavor].cores);
+            self.planned.insert(id.clone(), planned);
+            match node.action {
+                NodeAction::Stop => commands.push(Command::Stop { node: id }),
+                NodeAction::Start => commands.push(Command::Start { id, flavor, hosts: running }),
+                NodeAction::Keep | NodeAction::Renew | NodeAction::Lapse => {
+                    if node.action == NodeAction::Renew {
+                        commands.push(Command::Renew { node: id.clone(), end_ms: node.lease_end_ms });
+                    }
+                    commands.push(Command::Host { node: id, hosts: running });
+                }
+            }
+        }
+        commands
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_cores_go_to_the_largest_cpu_instance() {
+        let host = |service, backend: &str, workers| Host { service, backend: backend.into(), workers, batch: 1 };
+        let two = with_free_cores(vec![host(0, "tract", 1), host(1, "tract", 2)], 8);
+        assert_eq!(two.iter().map(|h| h.workers).collect::<Vec<_>>(), [1, 7]);
+        assert_eq!(with_free_cores(vec![host(0, "cuda", 1)], 4)[0].workers, 1);
+        assert_eq!(with_free_cores(vec![host(0, "tract", 4)], 4)[0].workers, 4);
+    }
+}
