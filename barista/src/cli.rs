@@ -65,8 +65,10 @@ enum Command {
     /// Scores the forecaster on a `timestamp,value` file.
     #[command(after_help = "Example: barista backtest load.csv --horizon 1,2,6,12")]
     Backtest(backtest::Args),
-    /// Policies side by side on a trace (not available yet).
-    #[command(after_help = "This version has no simulator: not available yet.")]
+    /// Policies side by side on a trace: cost, attainment, latency, cold starts, beside a bound.
+    #[command(
+        after_help = "Example: barista simulate sim/scenarios/flash-crowds.toml --policy ours,hpa-60 --html report.html"
+    )]
     Simulate(simulate::Args),
     /// One planning decision with its reasons.
     #[command(after_help = "Example: barista plan --explain inputs.json --json")]

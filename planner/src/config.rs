@@ -81,7 +81,7 @@ impl Default for PlannerConfig {
             horizon: ms(s.horizon_ms),
             quantile: s.quantile,
             mode: PlanMode::Apply,
-            hysteresis: s.hysteresis,
+            hysteresis: 0.10,
             hold: ms(s.hold_ms),
             epsilon: s.epsilon,
             dispersion: s.dispersion,
@@ -120,8 +120,9 @@ impl PlannerConfig {
             elastic,
             swap_gain: self.swap_gain,
             payback_ms: self.payback.as_ms(),
-            // The executor always does.
-            sheds: true,
+            // The executor sheds too, but a plan that counts on it spends the whole allowance of misses on queueing and
+            // leaves none for rebalances and wrong forecasts.
+            sheds: false,
         }
     }
 
@@ -277,7 +278,8 @@ mod tests {
         assert_eq!(problems(&config.planner, &config.provider, &config.service, &config.flavor), Vec::<String>::new());
         let json = serde_json::to_string(&config).expect("serialises");
         assert_eq!(serde_json::from_str::<Config>(&json).expect("reads"), config);
-        assert_eq!(config.planner.settings(true), Settings::default());
+        let cautious = Settings { sheds: false, hysteresis: 0.10, ..Settings::default() };
+        assert_eq!(config.planner.settings(true), cautious);
     }
 
     #[test]

@@ -90,10 +90,11 @@ fn plot(curves: &[(String, Vec<f64>)], level: Option<f64>, days: f64) -> String 
     for part in [0.0, 0.5, 1.0] {
         let value = top / 1.05 * part;
         drawing.push_str(&format!(
-            "<line x1={left} x2={WIDTH} y1={0:.1} y2={0:.1} stroke=#8883 /><text x={1} y={2:.1} text-anchor=end>{value:.3}</text>",
+            "<line x1={left} x2={WIDTH} y1={0:.1} y2={0:.1} stroke=#8883 /><text x={1} y={2:.1} text-anchor=end>{3}</text>",
             y(value),
             left - 6.0,
-            y(value) + 4.0
+            y(value) + 4.0,
+            if value < 10.0 { format!("{value:.1}") } else { format!("{value:.0}") }
         ));
     }
     for day in 0..=(days.floor() as usize).min(31) {

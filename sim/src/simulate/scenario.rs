@@ -291,6 +291,14 @@ impl Folders {
         let found = candidates.iter().find(|p| p.is_file()).cloned().unwrap_or_else(|| path.to_owned());
         match std::fs::read_to_string(&found) {
             Ok(text) => Ok((found, text)),
+            Err(source) if candidates.iter().all(|p| *p != found) => {
+                let folders: Vec<String> = self.0.iter().map(|f| f.display().to_string()).collect();
+                Err(Error::Value(format!(
+                    "{}: {source}; not in {} either. `--data FOLDER` (or BARISTA_DATA) names the folder it is in",
+                    path.display(),
+                    folders.join(", ")
+                )))
+            }
             Err(source) => Err(Error::Read { path: found, source }),
         }
     }
