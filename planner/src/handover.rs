@@ -43,6 +43,9 @@ pub fn hand_over(decided: &Plan, serving: &BTreeMap<String, Serving>, memory_mib
         let kept = keep(node, now, &waiting, &memory_mib);
         fit(node, &planned, now);
         if !kept.is_empty() && matches!(node.action, NodeAction::Stop | NodeAction::Lapse) {
+            if node.action == NodeAction::Stop {
+                published.cost_usd_per_hour += node.usd_per_hour;
+            }
             node.action = NodeAction::Keep;
             published.changes.retain(|c| c.node != node.node);
         }
@@ -195,6 +198,7 @@ mod tests {
         let moved = plan_of(vec![stop.clone(), node("new", NodeAction::Start, vec![instance("a", 1)])]);
         let published = hand_over(&moved, &now, |_| 0.0);
         assert_eq!(published.nodes[0].action, NodeAction::Keep);
+        assert_eq!(published.cost_usd_per_hour, moved.cost_usd_per_hour + 1.0, "it is paid while it waits");
         assert_eq!(workers(&published, "old"), [("a".into(), 1)]);
         assert_eq!(hand_over(&plan_of(vec![stop.clone()]), &now, |_| 0.0), plan_of(vec![stop]));
     }

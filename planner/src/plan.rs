@@ -5,7 +5,7 @@
 //! consolidated away (`shrink`): unloaded while its lease is paid, stopped after. Services share nodes (`pack`) and
 //! quotas; when not everything fits, the higher priority is served first and the rest is said to be short.
 //!
-//! Invariants, each a property test in `tests/properties.rs`:
+//! Invariants, each a property test in `properties.rs`:
 //! - planning again from the result changes nothing;
 //! - planned capacity covers the demand, or the shortfall is reported;
 //! - quotas, `min`, `max`, partitions and lease terms hold;
@@ -15,6 +15,7 @@
 //!
 //! Barista 2019 counts `ceil(y' / n_req)` back-ends of one flavor for one service; with
 //! [`crate::model::CapacityRule::Paper`], one service and one flavor this is what comes out. It is a reconstruction.
+//! Exact for one service (`cover`); several services on shared nodes are packed by a heuristic.
 //! Left out: an exact programme over the horizon (the state of `Packing` is what it would optimise), spot nodes,
 //! mixed lease terms.
 
