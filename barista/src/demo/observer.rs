@@ -82,7 +82,7 @@ pub(super) fn cost(shared: &Shared, now_ms: EpochMs) -> Option<CostFigures> {
         usd,
         usd_static_peak,
         usd_reactive: None,
-        note: "reactive: not available before the simulator exists".to_owned(),
+        note: "reactive: the recorded arrivals are not simulated yet".to_owned(),
     })
 }
 

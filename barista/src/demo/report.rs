@@ -45,7 +45,7 @@ pub(super) fn build(
             "usd": cost.map(|c| c.usd),
             "usd_static_peak": cost.map(|c| c.usd_static_peak),
             "usd_reactive": Value::Null,
-            "usd_reactive_note": "null: it will be simulated on the recorded arrivals once the simulator exists",
+            "usd_reactive_note": "null: the recorded arrivals are not simulated yet (`barista simulate` runs scenarios only)",
         },
     })
 }
