@@ -4,11 +4,13 @@
 //! as the backend cuts it. The process should be otherwise idle; the first load of a process is the one to believe for
 //! memory. Blocking: call it off the async threads.
 //!
-//! Left out: queueing, decoding and writing (the executor's own, measured live), and fitted distributions.
+//! Left out: queueing, decoding and writing (the executor's own, measured live).
+
+pub mod fit;
 
 use crate::backend::{Backend, InferError, LoadError, LoadOptions, Model, Row, Signature};
 use crate::stats::quantile;
-use schemas::profile::{Profile, ProfilePoint};
+use schemas::profile::{LatencyDistribution, Profile, ProfilePoint};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::Barrier;
@@ -123,10 +125,13 @@ pub fn measure(
 
     let pairs: Vec<(u32, u32)> = workers.iter().flat_map(|w| batches.iter().map(move |b| (*w, *b))).collect();
     let mut points = Vec::with_capacity(pairs.len());
+    let mut distributions = Vec::with_capacity(pairs.len());
     for &(workers, batch) in &pairs {
         progress(Progress { done: points.len(), total: pairs.len(), next: Some((workers, batch)) });
-        let point = measure_point(model.as_ref(), &row, workers, batch, options);
-        points.push(point.map_err(|source| Error::Infer { workers, batch, source })?);
+        let measured = measure_point(model.as_ref(), &row, workers, batch, options);
+        let (point, distribution) = measured.map_err(|source| Error::Infer { workers, batch, source })?;
+        points.push(point);
+        distributions.extend(distribution);
     }
     progress(Progress { done: points.len(), total: pairs.len(), next: None });
     Ok(Profile {
@@ -137,6 +142,7 @@ pub fn measure(
         load_ms,
         memory_mib,
         points,
+        distributions,
     })
 }
 
@@ -162,7 +168,7 @@ fn measure_point(
     workers: u32,
     batch: u32,
     options: &Options,
-) -> Result<ProfilePoint, InferError> {
+) -> Result<(ProfilePoint, Option<LatencyDistribution>), InferError> {
     let cores = if options.pin { core_affinity::get_core_ids().unwrap_or_default() } else { Vec::new() };
     let point = Point {
         model,
@@ -195,7 +201,8 @@ fn measure_point(
         times_ms.extend(of_worker);
     }
     let at = |q| quantile(times_ms.clone(), q);
-    Ok(ProfilePoint { workers, batch, p50_ms: at(0.5), p95_ms: at(0.95), p99_ms: at(0.99), rps })
+    let point = ProfilePoint { workers, batch, p50_ms: at(0.5), p95_ms: at(0.95), p99_ms: at(0.99), rps };
+    Ok((point, fit::describe(workers, batch, &times_ms)))
 }
 
 impl Point<'_> {
@@ -292,6 +299,10 @@ mod tests {
         assert_eq!(profile.problems(), Vec::<String>::new());
         let pairs: Vec<_> = profile.points.iter().map(|p| (p.workers, p.batch)).collect();
         assert_eq!(pairs, [(1, 1), (1, 4), (2, 1), (2, 4)]);
+        for (point, described) in profile.points.iter().zip(&profile.distributions) {
+            assert_eq!((point.workers, point.batch), (described.workers, described.batch));
+            assert!(described.samples >= 20 && profile.fitted_p95_ms(point.workers, point.batch).is_some());
+        }
         assert!(profile.points[1].p50_ms >= 0.6, "a fake batch of four takes at least 0.6 ms: {:?}", profile.points[1]);
         assert!(profile.load_ms > 0.0 && profile.memory_mib >= 0.0);
         assert_eq!(profile.sha256.len(), 64);

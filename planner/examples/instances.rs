@@ -74,6 +74,7 @@ fn instance(seed: u64) -> PlanInputs {
             load_ms: 1_000.0,
             memory_mib: 100.0,
             points,
+            distributions: Vec::new(),
         },
     };
     let cpu = (1..=8).map(|w| point(w, 1, core_ms * (1.0 + 0.05 * f64::from(w - 1)))).collect();

@@ -20,6 +20,9 @@ pub struct Profile {
     pub memory_mib: f64,
     /// One point for each combination of workers and batch.
     pub points: Vec<ProfilePoint>,
+    /// How the times of each point are distributed; absent in profiles of older versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub distributions: Vec<LatencyDistribution>,
 }
 
 /// One measured combination.
@@ -39,7 +42,58 @@ pub struct ProfilePoint {
     pub rps: f64,
 }
 
+/// Distribution of the time of one batch at one point.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LatencyDistribution {
+    /// Workers running at once.
+    pub workers: u32,
+    /// Requests in a batch.
+    pub batch: u32,
+    /// Batches measured.
+    pub samples: u64,
+    /// Measured quantiles, ascending.
+    pub quantiles: Vec<LatencyQuantile>,
+    /// Interval that holds the true 95th percentile with a confidence of 95 %, from the order of the samples alone: it
+    /// assumes no distribution. Both ends are the extremes of the samples where there are too few to tell.
+    pub p95_interval_ms: [f64; 2],
+    /// Families that were fitted, the nearest to the samples first.
+    pub fits: Vec<LatencyFit>,
+    /// The 95th percentile to plan with when a distribution is asked for, as Barista (IC2E 2019) does: that of the
+    /// nearest family if the samples do not contradict it, else the measured one.
+    pub planned_p95_ms: f64,
+    /// Where `planned_p95_ms` is from: a family, or `measured`.
+    pub planned_by: String,
+}
+
+/// One quantile of latency.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LatencyQuantile {
+    /// Probability level, between 0 and 1.
+    pub level: f64,
+    /// Latency.
+    pub ms: f64,
+}
+
+/// A family of distributions with its parameters fitted to the samples of one point.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LatencyFit {
+    /// `normal`, `log-normal`, `gamma`, `weibull`, `log-logistic` or `shifted-exponential`.
+    pub family: String,
+    /// In the family's usual order: mean and deviation (of the logarithm), shape and scale, or shift and mean excess.
+    pub parameters: Vec<f64>,
+    /// Kolmogorov–Smirnov statistic: largest distance between the fitted and the measured distribution function.
+    pub ks: f64,
+    /// 95th percentile of the fitted distribution.
+    pub p95_ms: f64,
+}
+
 impl Profile {
+    /// The 95th percentile that the distribution fitted to this point gives; absent in profiles of older versions.
+    pub fn fitted_p95_ms(&self, workers: u32, batch: u32) -> Option<f64> {
+        let point = self.distributions.iter().find(|d| d.workers == workers && d.batch == batch)?;
+        Some(point.planned_p95_ms)
+    }
+
     /// The point with exactly these workers and batch.
     pub fn point(&self, workers: u32, batch: u32) -> Option<&ProfilePoint> {
         self.points.iter().find(|p| p.workers == workers && p.batch == batch)

@@ -4,7 +4,7 @@ use crate::failure::{Failure, Outcome};
 use crate::output;
 use anyhow::Context as _;
 use executor::profile::{self, Options};
-use schemas::profile::Profile;
+use schemas::profile::{LatencyDistribution, Profile};
 use std::path::PathBuf;
 
 /// Measures a model.
@@ -70,6 +70,8 @@ fn render(profile: &Profile) -> String {
         .points
         .iter()
         .map(|p| {
+            let described = profile.distributions.iter().find(|d| (d.workers, d.batch) == (p.workers, p.batch));
+            let told = |tell: fn(&LatencyDistribution) -> String| described.map_or_else(|| "–".to_owned(), tell);
             vec![
                 p.workers.to_string(),
                 p.batch.to_string(),
@@ -77,8 +79,12 @@ fn render(profile: &Profile) -> String {
                 format!("{:.3}", p.p95_ms),
                 format!("{:.3}", p.p99_ms),
                 format!("{:.0}", p.rps),
+                told(|d| format!("{:.3} to {:.3}", d.p95_interval_ms[0], d.p95_interval_ms[1])),
+                told(|d| format!("{:.3} ({})", d.planned_p95_ms, d.planned_by)),
             ]
         })
         .collect();
-    head + &output::table(&["workers", "batch", "p50 ms", "p95 ms", "p99 ms", "requests/s"], rows) + "\n"
+    let names =
+        ["workers", "batch", "p50 ms", "p95 ms", "p99 ms", "requests/s", "p95 within (95 %)", "fitted p95 (by)"];
+    head + &output::table(&names, rows) + "\n"
 }
