@@ -16,7 +16,8 @@
 use crate::error::Error;
 use crate::metrics::{AnswerLabel, Metrics, ReasonLabel, ServiceLabel};
 use crate::pool::{Accepted, Finished, Job, NotTaken, Pool};
-use crate::request::{Fault, deadline_ms, prepare, version};
+use crate::queue::Class;
+use crate::request::{Fault, class, deadline_ms, order_key, prepare, version};
 use crate::stats::Stats;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -172,6 +173,7 @@ struct Written {
     offset: i64,
     timestamp_ms: EpochMs,
     deadline_ms: EpochMs,
+    class: Class,
     /// `None`: a result.
     rejected: Option<Reason>,
     outcome: Result<(), PortError>,
@@ -324,7 +326,8 @@ impl Member {
         let unknown = |fault| (record.timestamp_ms, fault);
         let asked = version(record).map_err(unknown)?;
         let Some(route) = self.service.route(asked).map_err(unknown)? else { return Ok(None) };
-        let deadline_ms = deadline_ms(record, route.slo_ms).map_err(unknown)?;
+        let class = class(record).map_err(unknown)?;
+        let deadline_ms = deadline_ms(record, class, route.slo_ms).map_err(unknown)?;
         let known = |fault| (deadline_ms, fault);
         let now_ms = self.service.clock.now_ms();
         if deadline_ms < now_ms {
@@ -333,10 +336,15 @@ impl Member {
         }
         let request = prepare(record, route.pool.signature(), self.options.max_rows).map_err(known)?;
         let rows = u32::try_from(request.rows.len()).unwrap_or(u32::MAX);
-        self.service.stats(|stats| stats.offered(now_ms, rows));
+        // Background work is no load to scale for.
+        if class != Class::Batch {
+            self.service.stats(|stats| stats.offered(now_ms, rows));
+        }
         let job = Box::new(Job {
             record: record.clone(),
             request,
+            class,
+            order: order_key(record),
             deadline_ms,
             received,
             member: self.options.member,
@@ -439,10 +447,15 @@ impl Member {
             None => {
                 let latency_ms = (now_ms - written.timestamp_ms).max(0) as f64;
                 let in_slo = now_ms <= written.deadline_ms;
-                self.service.stats(|stats| stats.answered(now_ms, latency_ms, in_slo));
+                if written.class == Class::Batch {
+                    self.service.stats(|stats| stats.answered_batch(in_slo));
+                } else {
+                    self.service.stats(|stats| stats.answered(now_ms, latency_ms, in_slo));
+                    let label = self.service.label();
+                    self.service.metrics.latency_seconds.get_or_create(&label).observe(latency_ms / 1e3);
+                }
                 let label = AnswerLabel { service, in_time: if in_slo { "true" } else { "false" } };
                 self.service.metrics.answered.get_or_create(&label).inc();
-                self.service.metrics.latency_seconds.get_or_create(&self.service.label()).observe(latency_ms / 1e3);
             }
         }
         Ok(())
@@ -500,6 +513,7 @@ impl Writer {
             offset: record.offset,
             timestamp_ms: record.timestamp_ms,
             deadline_ms,
+            class: class(&record).unwrap_or_default(),
             rejected: None,
             outcome: Ok(()),
         };

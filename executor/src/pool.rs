@@ -14,7 +14,7 @@
 
 use crate::backend::{InferError, Model, Row, Worker, panic_message};
 use crate::metrics::{Metrics, ServiceLabel};
-use crate::queue::{Entry, Limits, Queue, Refusal, ServiceTime, Workers};
+use crate::queue::{Class, Entry, Limits, Queue, Refusal, ServiceTime, Workers};
 use crate::request::{Answerer, Fault, Prepared, respond};
 use crate::stats::{Run, Stats};
 use runtime::{OutRecord, Record, SharedClock};
@@ -34,6 +34,10 @@ pub(crate) struct Job {
     pub(crate) record: Record,
     /// Validated.
     pub(crate) request: Prepared,
+    /// Priority class.
+    pub(crate) class: Class,
+    /// Key of the requests that it is to be kept in order with.
+    pub(crate) order: Option<u64>,
     /// Absolute.
     pub(crate) deadline_ms: EpochMs,
     /// When the node got it.
@@ -237,7 +241,8 @@ impl Pool {
             return Err(NotTaken::Retired(job));
         }
         let workers = state.workers();
-        let entry = Entry { deadline_ms: job.deadline_ms, rows, queued_ms: now_ms, item: job };
+        let (class, order, deadline_ms) = (job.class, job.order, job.deadline_ms);
+        let entry = Entry { class, order, deadline_ms, rows, queued_ms: now_ms, item: job };
         state.queue.push(now_ms, entry, workers).map_err(NotTaken::Refused)?;
         drop(state);
         self.0.wake.notify_one();
@@ -377,10 +382,14 @@ impl Shared {
         }
     }
 
-    fn batch_done(&self, rows: u32) {
+    /// A worker has finished its batch: `orders` are the order keys of its requests.
+    fn batch_done(&self, rows: u32, orders: &[Option<u64>]) {
         let mut state = self.lock();
         state.busy -= 1;
         state.busy_rows -= rows;
+        for order in orders {
+            state.queue.finished(*order);
+        }
         let idle = state.draining && state.is_idle();
         drop(state);
         if idle {
@@ -412,8 +421,9 @@ fn work(shared: &Shared) {
         };
         let Some(batch) = shared.next_batch() else { return };
         let rows = rows_of(&batch);
+        let orders: Vec<Option<u64>> = batch.iter().map(|e| e.order).filter(Option::is_some).collect();
         let usable = run_batch(shared, ready.as_mut(), batch);
-        shared.batch_done(rows);
+        shared.batch_done(rows, &orders);
         // After a panic the worker's state is unknown: it gets a new one.
         worker = usable.then_some(ready);
     }

@@ -10,11 +10,13 @@
 //! little-endian. Results are always JSON.
 
 use crate::backend::{Row, Signature, TensorSpec};
+use crate::queue::Class;
 use bytes::Bytes;
 use runtime::{OutRecord, Record};
 use schemas::EpochMs;
 use schemas::headers::{self, Reason};
 use schemas::prediction::{InferRequest, InferResponse, ResultParameters, Tensor, TensorError, decode_request};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Why a request is not served.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,10 +50,40 @@ pub struct Prepared {
     pub outputs: Vec<usize>,
 }
 
-/// When the answer stops being useful: record timestamp plus header `deadline-ms`, else plus the SLO.
-pub fn deadline_ms(record: &Record, slo_ms: f64) -> Result<EpochMs, Fault> {
+/// What background work has when it names no deadline of its own: a day, milliseconds.
+const BATCH_DEADLINE_MS: i64 = 86_400_000;
+
+/// Priority class that the request asks for.
+pub fn class(record: &Record) -> Result<Class, Fault> {
+    let Some(bytes) = record.headers.get(headers::PRIORITY) else { return Ok(Class::Normal) };
+    match bytes {
+        b"high" => Ok(Class::High),
+        b"normal" => Ok(Class::Normal),
+        b"batch" => Ok(Class::Batch),
+        other => {
+            let text = String::from_utf8_lossy(other);
+            let known = headers::PRIORITIES.join(", ");
+            Err(Fault::new(Reason::BadField, format!("header priority: `{text}` is not one of {known}")))
+        }
+    }
+}
+
+/// Key of the requests that this one is to be kept in order with.
+pub fn order_key(record: &Record) -> Option<u64> {
+    record.headers.get(headers::ORDER_KEY).map(|key| {
+        let mut hasher = DefaultHasher::new();
+        // Order is kept within a partition: equal keys of two partitions need not wait for each other.
+        (key, record.partition).hash(&mut hasher);
+        hasher.finish()
+    })
+}
+
+/// When the answer stops being useful: record timestamp plus header `deadline-ms`, else plus the SLO, or a day for
+/// background work.
+pub fn deadline_ms(record: &Record, class: Class, slo_ms: f64) -> Result<EpochMs, Fault> {
     let Some(bytes) = record.headers.get(headers::DEADLINE_MS) else {
-        return Ok(record.timestamp_ms.saturating_add(slo_ms.ceil() as i64));
+        let default_ms = if class == Class::Batch { BATCH_DEADLINE_MS } else { slo_ms.ceil() as i64 };
+        return Ok(record.timestamp_ms.saturating_add(default_ms));
     };
     let text = std::str::from_utf8(bytes).unwrap_or("not UTF-8");
     let relative_ms: u32 = text.parse().map_err(|_| {
@@ -362,12 +394,28 @@ mod tests {
 
     #[test]
     fn deadlines_come_from_the_header_or_the_slo() {
-        assert_eq!(deadline_ms(&record("", &[]), 99.5), Ok(1100));
-        assert_eq!(deadline_ms(&record("", &[("deadline-ms", "250")]), 99.5), Ok(1250));
+        assert_eq!(deadline_ms(&record("", &[]), Class::Normal, 99.5), Ok(1100));
+        assert_eq!(deadline_ms(&record("", &[]), Class::Batch, 99.5), Ok(1000 + 86_400_000));
+        assert_eq!(deadline_ms(&record("", &[("deadline-ms", "250")]), Class::Batch, 99.5), Ok(1250));
         for bad in ["soon", "-1", "1.5", "99999999999"] {
-            let fault = deadline_ms(&record("", &[("deadline-ms", bad)]), 1.0).unwrap_err();
+            let fault = deadline_ms(&record("", &[("deadline-ms", bad)]), Class::Normal, 1.0).unwrap_err();
             assert!(fault.reason == Reason::BadField && fault.detail.contains("deadline-ms"), "{fault:?}");
         }
+    }
+
+    #[test]
+    fn priority_and_order_come_from_headers() {
+        let class_of = |value| class(&record("", &[("priority", value)]));
+        assert_eq!(class(&record("", &[])), Ok(Class::Normal));
+        assert_eq!(
+            [class_of("high"), class_of("normal"), class_of("batch")],
+            [Ok(Class::High), Ok(Class::Normal), Ok(Class::Batch)]
+        );
+        let fault = class_of("urgent").unwrap_err();
+        assert!(fault.reason == Reason::BadField && fault.detail.contains("priority: `urgent`"), "{fault:?}");
+        let order = |value| order_key(&record("", &[("order-key", value)]));
+        assert_eq!(order_key(&record("", &[])), None);
+        assert!(order("a") == order("a") && order("a") != order("b"));
     }
 
     #[test]

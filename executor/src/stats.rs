@@ -133,6 +133,12 @@ impl Stats {
         self.arrivals.push(now_ms, rows);
     }
 
+    /// A result of background work was written. It has no latency to keep: nobody waits for it.
+    pub fn answered_batch(&mut self, in_slo: bool) {
+        self.counters.answered += 1;
+        self.counters.in_slo += u64::from(in_slo);
+    }
+
     /// A result was written.
     pub fn answered(&mut self, now_ms: EpochMs, latency_ms: f64, in_slo: bool) {
         self.counters.answered += 1;

@@ -505,3 +505,56 @@ async fn exactly_once_is_refused_for_now() {
     assert_eq!(error.kind(), Kind::Config);
     assert!(error.to_string().contains("executor.delivery"), "{error}");
 }
+
+/// A request whose answer lands in one partition with all others, so that their offsets tell the order.
+fn in_one_partition(i: usize, headers: &[(&str, &str)]) -> OutRecord {
+    request(i, headers).key("k".to_owned())
+}
+
+/// Ids of the answers in the order in which they were written.
+fn order_of(records: &[Record]) -> Vec<String> {
+    records.iter().map(|record| response(record).id.unwrap_or_default()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn background_work_waits_for_everything_else_and_is_no_load() {
+    let broker = Broker::new();
+    broker.fake_model("sum", &FakeModelFile::sum(2));
+    broker.plan("n1", 1, vec![instance("sum", "1", 1)]).await;
+    let gate = Gate::closed();
+    let node = broker.node(config("n1"), FakeBackend::default().with_gate(gate.clone()));
+    broker.send(in_one_partition(0, &[])).await;
+    until("a running request", || gate.waiting() == 1).await;
+    for i in 1..4 {
+        broker.send(in_one_partition(i, &[("priority", "batch")])).await;
+    }
+    broker.send(in_one_partition(4, &[])).await;
+    broker.send(in_one_partition(5, &[("priority", "high")])).await;
+    broker.send(in_one_partition(6, &[("priority", "urgent")])).await;
+    broker.status("n1", "5 waiting requests", |s| s.services.iter().any(|s| s.queue_depth == 5)).await;
+    gate.open();
+    let answers = broker.answers(7).await;
+    assert_eq!(order_of(&broker.bus.records(RESULTS)), ["r0", "r5", "r4", "r1", "r2", "r3"]);
+    let refused = answers["k"].iter().find(|r| r.topic == REJECTED).unwrap();
+    assert_eq!((reason(refused), detail(refused).contains("priority")), ("bad-field", true));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_with_an_order_key_are_answered_in_the_order_of_the_log() {
+    let broker = Broker::new();
+    broker.fake_model("sum", &FakeModelFile::sum(2));
+    broker.plan("n1", 1, vec![instance("sum", "1", 4)]).await;
+    let gate = Gate::closed();
+    let node = broker.node(config("n1"), FakeBackend::default().with_gate(gate.clone()));
+    for i in 0..20 {
+        broker.send(in_one_partition(i, &[("order-key", "vehicle 7")])).await;
+    }
+    broker.status("n1", "19 waiting requests", |s| s.services.iter().any(|s| s.queue_depth == 19)).await;
+    assert_eq!(gate.waiting(), 1, "three workers are free and wait for the first");
+    gate.open();
+    broker.answers(20).await;
+    let expected: Vec<String> = (0..20).map(|i| format!("r{i}")).collect();
+    assert_eq!(order_of(&broker.bus.records(RESULTS)), expected);
+    node.stop().await;
+}

@@ -100,6 +100,8 @@ fn message(contract: &Contract) -> Value {
         message["headers"] = header_schema(&[
             (headers::MODEL_VERSION, "version of the model asked for"),
             (headers::DEADLINE_MS, "milliseconds after the record timestamp; default the service's objective"),
+            (headers::PRIORITY, "`high`, `normal` (default) or `batch`: background work, which yields to all else"),
+            (headers::ORDER_KEY, "requests of a partition with an equal value are served one after the other"),
             (headers::CORRELATION_ID, "echoed"),
             (headers::TRACEPARENT, "W3C trace context"),
             (headers::INFERENCE_HEADER_CONTENT_LENGTH, "length of the JSON part when tensors follow in binary"),

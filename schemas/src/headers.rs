@@ -6,6 +6,13 @@ use serde::{Deserialize, Serialize};
 pub const MODEL_VERSION: &str = "model-version";
 /// Milliseconds after the record timestamp until which an answer is useful.
 pub const DEADLINE_MS: &str = "deadline-ms";
+/// Priority class of a request: one of [`PRIORITIES`]; absent is `normal`.
+pub const PRIORITY: &str = "priority";
+/// Values of [`PRIORITY`], the first goes first. `batch` is background work: it takes what nothing else needs, has a day
+/// unless `deadline-ms` says otherwise, and is no load to scale for.
+pub const PRIORITIES: [&str; 3] = ["high", "normal", "batch"];
+/// Requests of a partition with an equal value are served one after the other, in the order of the log.
+pub const ORDER_KEY: &str = "order-key";
 /// Echoed from request to result.
 pub const CORRELATION_ID: &str = "correlation-id";
 /// W3C trace context.

@@ -22,6 +22,7 @@ use runtime::{
     Context, OutRecord, Record, RevokeAck, Source, SourceEvent, SourceMode, SourceSpec, Start, TopicPartition,
 };
 use schemas::Message;
+use schemas::headers::PRIORITY;
 use schemas::state::{AggregateState, AggregateStateTag};
 use schemas::status::ExecutorStatus;
 use schemas::workload::WorkloadObserved;
@@ -165,8 +166,10 @@ impl Leader {
         let partition = TopicPartition::new(record.topic.clone(), record.partition);
         let mut place = Place { partition: &partition, offset: record.offset, timestamp_ms: record.timestamp_ms };
         if let Some(service) = self.services.get(&record.topic) {
-            self.metrics.arrivals.get_or_create(&ServiceLabels { service: service.clone() }).inc();
-            self.counter.observe(place, &[Arrivals { service, count: 1, path: Path::Topic }], now_ms);
+            // Background work takes what is idle: nobody is to be started for it.
+            let count = u64::from(record.headers.get(PRIORITY) != Some(b"batch"));
+            self.metrics.arrivals.get_or_create(&ServiceLabels { service: service.clone() }).inc_by(count);
+            self.counter.observe(place, &[Arrivals { service, count, path: Path::Topic }], now_ms);
         } else if record.topic == self.status_topic {
             let status = self.status(record);
             let services = status.as_ref().map_or(&[][..], |s| s.services.as_slice());
