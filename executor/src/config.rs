@@ -140,10 +140,6 @@ impl Config {
                 problems.push(problem.to_owned());
             }
         };
-        check(
-            self.delivery == Delivery::ExactlyOnce,
-            "executor.delivery: `exactly_once` is not available yet, use `at_least_once`",
-        );
         check(self.flavor.is_empty(), "executor.flavor: empty, name the flavor of this node");
         check(self.members == 0, "executor.members: must be at least 1");
         check(self.queue_capacity == 0, "executor.queue_capacity: must be at least 1");
@@ -204,7 +200,6 @@ mod tests {
     #[test]
     fn each_problem_names_its_key() {
         let bad = Config {
-            delivery: Delivery::ExactlyOnce,
             members: 0,
             queue_capacity: 0,
             max_in_flight: 0,
@@ -212,7 +207,7 @@ mod tests {
             ..Config::default()
         };
         let text = bad.problems().join("\n");
-        for key in ["delivery", "members", "queue_capacity", "max_in_flight", "vertical"] {
+        for key in ["members", "queue_capacity", "max_in_flight", "vertical"] {
             assert!(text.contains(&format!("executor.{key}")), "{key} missing in\n{text}");
         }
     }

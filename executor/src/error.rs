@@ -17,6 +17,9 @@ pub enum Error {
         /// What the port says.
         source: PortError,
     },
+    /// What was written last is not known to be there: the group member begins again from what was committed.
+    #[error("{0}")]
+    Reopen(String),
     /// A part of the executor ended that should not have.
     #[error("{0}")]
     Bug(String),
@@ -28,6 +31,7 @@ impl Error {
         match self {
             Error::Config(_) => Kind::Config,
             Error::Port { source, .. } => source.kind(),
+            Error::Reopen(_) => Kind::Transient,
             Error::Bug(_) => Kind::Bug,
         }
     }

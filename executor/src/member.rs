@@ -10,8 +10,11 @@
 //! - At most `max_in_flight` requests are accepted and not finished. At the bound the member stops reading, the source's
 //!   buffer fills and the source pauses the partitions; the same while it drains.
 //! - While no pool serves, a record that was read is held and nothing after it is read.
+//! - With `delivery = "exactly_once"` answers and offsets go together, see [`exactly_once`].
 //! - A write that fails for now is repeated with backoff until it succeeds or the member is told to leave; a result
 //!   that the broker refuses for good becomes a rejection.
+
+mod exactly_once;
 
 use crate::error::Error;
 use crate::metrics::{AnswerLabel, Metrics, ReasonLabel, ServiceLabel};
@@ -26,6 +29,7 @@ use runtime::dead_letter::dead_letter;
 use runtime::ports::Kind;
 use runtime::{
     OffsetTracker, OutRecord, PortError, Record, RevokeAck, SharedClock, Sink, Source, SourceEvent, TopicPartition,
+    Transactions,
 };
 use schemas::EpochMs;
 use schemas::headers::Reason;
@@ -192,6 +196,8 @@ struct Member {
     finished: mpsc::UnboundedSender<Finished>,
     /// Bounded by `max_in_flight`, as every entry belongs to a request in flight.
     writes: FuturesUnordered<BoxFuture<'static, Written>>,
+    /// Present with `delivery = "exactly_once"`; then `writes` stays empty.
+    exactly_once: Option<exactly_once::ExactlyOnce>,
     held: Option<Record>,
     /// Requests in the tracker that were given back: open for the commit, and nobody works on them.
     given_back: BTreeMap<TopicPartition, usize>,
@@ -206,8 +212,10 @@ pub(crate) async fn run(
     options: Options,
     source: Box<dyn Source>,
     sink: Arc<dyn Sink>,
+    transactions: Option<Box<dyn Transactions>>,
     mode: watch::Receiver<Mode>,
 ) -> Result<(), Error> {
+    let exactly_once = transactions.map(|writer| exactly_once::ExactlyOnce::new(writer, options.member));
     let (finished, results) = mpsc::unbounded_channel();
     let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), options.member);
     let member = Member {
@@ -219,6 +227,7 @@ pub(crate) async fn run(
         tracker: OffsetTracker::new(),
         finished,
         writes: FuturesUnordered::new(),
+        exactly_once,
         held: None,
         given_back: BTreeMap::new(),
         revoking: Vec::new(),
@@ -239,7 +248,8 @@ impl Member {
                 Mode::Leave => self.give_back(|_| true),
                 Mode::Drain => {}
             }
-            if mode != Mode::Run && self.in_flight() == 0 {
+            self.begin_transaction();
+            if mode != Mode::Run && self.in_flight() == 0 && self.exactly_once.as_ref().is_none_or(|e| e.is_settled()) {
                 self.commit().await;
                 self.revoking.clear();
                 return Ok(());
@@ -247,7 +257,8 @@ impl Member {
             let reads = mode == Mode::Run
                 && self.held.is_none()
                 && retry_at.is_none()
-                && self.in_flight() < self.options.max_in_flight;
+                && self.in_flight() + self.exactly_once.as_ref().map_or(0, |e| e.waiting())
+                    < self.options.max_in_flight;
             tokio::select! {
                 biased;
                 changed = self.mode.changed() => {
@@ -259,8 +270,20 @@ impl Member {
                     self.settle(written)?;
                     self.finish_revocations().await;
                 }
-                Some(job) = results.recv() => self.write(job),
-                _ = commits.tick() => self.commit().await,
+                outcome = ended(&mut self.exactly_once) => {
+                    if let Err(error) = self.on_transaction(outcome) {
+                        self.give_back(|_| true);
+                        return Err(error);
+                    }
+                    self.finish_revocations().await;
+                }
+                Some(job) = results.recv() => {
+                    self.write(job);
+                    if self.exactly_once.is_some() {
+                        self.finish_revocations().await;
+                    }
+                }
+                _ = commits.tick(), if self.exactly_once.is_none() => self.commit().await,
                 () = sleep_until(retry_at), if retry_at.is_some() => retry_at = None,
                 event = self.source.next(), if reads => match event {
                     Ok(event) => {
@@ -421,6 +444,9 @@ impl Member {
 
     /// Starts writing the record of a finished job.
     fn write(&mut self, done: Finished) {
+        if self.exactly_once.is_some() {
+            return self.keep(done);
+        }
         let Finished { record, deadline_ms, outcome } = done;
         let writer = Writer {
             sink: self.sink.clone(),
@@ -436,6 +462,12 @@ impl Member {
             return Err(Error::port(format!("writing an answer of service {}", self.service.name), error));
         }
         self.tracker.complete(&written.partition, written.offset);
+        self.count(&written);
+        Ok(())
+    }
+
+    /// An answer is there for its reader.
+    fn count(&self, written: &Written) {
         let now_ms = self.service.clock.now_ms();
         let service = self.service.name.clone();
         match written.rejected {
@@ -458,14 +490,20 @@ impl Member {
                 self.service.metrics.answered.get_or_create(&label).inc();
             }
         }
-        Ok(())
+    }
+
+    /// True when nothing of the partition runs, and what can be committed is.
+    fn is_done_with(&self, partition: &TopicPartition) -> bool {
+        let committed = self.exactly_once.as_ref().is_none_or(|e| e.is_settled_of(partition));
+        self.in_flight_of(partition) == 0 && committed
     }
 
     /// Acknowledges revocations whose running requests are finished.
     async fn finish_revocations(&mut self) {
+        self.begin_transaction();
         let (wait, done): (Vec<_>, Vec<_>) = std::mem::take(&mut self.revoking)
             .into_iter()
-            .partition(|(partitions, _)| partitions.iter().any(|tp| self.in_flight_of(tp) > 0));
+            .partition(|(partitions, _)| partitions.iter().any(|tp| !self.is_done_with(tp)));
         self.revoking = wait;
         if done.is_empty() {
             return;
@@ -474,6 +512,9 @@ impl Member {
         for (partitions, ack) in done {
             for tp in &partitions {
                 self.tracker.forget(tp);
+                if let Some(exactly_once) = &mut self.exactly_once {
+                    exactly_once.forget(tp);
+                }
                 self.given_back.remove(tp);
             }
             ack.done();
@@ -482,6 +523,9 @@ impl Member {
 
     /// Commits what moved. A failure is logged and made up for by the next commit, at the latest by reading again.
     async fn commit(&mut self) {
+        if self.exactly_once.is_some() {
+            return;
+        }
         let offsets = self.tracker.take_committable();
         if offsets.is_empty() {
             return;
@@ -489,6 +533,14 @@ impl Member {
         if let Err(error) = self.source.commit(&offsets).await {
             tracing::warn!(%error, service = self.service.name, "offsets cannot be committed for now");
         }
+    }
+}
+
+/// Resolves when a transaction ends; never without transactions.
+async fn ended(exactly_once: &mut Option<exactly_once::ExactlyOnce>) -> Option<exactly_once::Outcome> {
+    match exactly_once {
+        Some(exactly_once) => exactly_once.ended().await,
+        None => std::future::pending().await,
     }
 }
 

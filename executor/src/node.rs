@@ -16,7 +16,7 @@ mod scaling;
 
 use crate::backend::slowed::Slowed;
 use crate::backend::{Backends, LoadError, LoadOptions, Model, panic_message};
-use crate::config::Config;
+use crate::config::{Config, Delivery};
 use crate::control::Order;
 use crate::error::Error;
 use crate::instance::{Event, Instance, InstanceKey};
@@ -33,7 +33,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use runtime::backoff::Backoff;
 use runtime::ports::Kind;
-use runtime::{Bus, Context, PortError, Sink, Source, SourceSpec};
+use runtime::{Bus, Context, PortError, Sink, SourceSpec};
 use schemas::EpochMs;
 use schemas::allocation::{InstanceAllocation, NodeAllocation};
 use schemas::headers::Reason;
@@ -68,6 +68,9 @@ struct Extra {
 
 /// A consumer of a service.
 struct MemberHandle {
+    /// Lowest number that no other member of the service has: part of its transactional id, so that a member takes over
+    /// from the one that had the number before.
+    slot: usize,
     mode: watch::Sender<Mode>,
     task: JoinHandle<()>,
 }
@@ -553,6 +556,9 @@ impl Node {
         let id = self.next_member;
         let topics = self.context.bus.topics();
         let Some(host) = self.hosts.get_mut(name) else { return };
+        let slot = (0..).find(|slot| host.members.values().all(|member| member.slot != *slot)).unwrap_or(0);
+        let transactional_id = (self.config.delivery == Delivery::ExactlyOnce)
+            .then(|| topics.name(&format!("barista.executor.{}.{name}.{slot}", self.id)));
         let options = member::Options {
             member: id,
             rejected_topic: topics.name(schemas::topics::PREDICTION_REJECTED),
@@ -566,14 +572,15 @@ impl Node {
         let (bus, service, events) = (self.context.bus.clone(), host.service.clone(), self.events.clone());
         let task = tokio::spawn(async move {
             let name = service.name.clone();
-            let life = AssertUnwindSafe(serve_member(bus, spec, service, options, receiver)).catch_unwind();
+            let life =
+                AssertUnwindSafe(serve_member(bus, spec, transactional_id, service, options, receiver)).catch_unwind();
             let outcome = life.await.unwrap_or_else(|panic| {
                 Err(Error::Bug(format!("a member of service {name} panicked: {}", panic_message(panic.as_ref()))))
             });
             // The node is gone: nobody needs to know.
             let _ = events.send(NodeEvent::MemberEnded { service: name, member: id, outcome });
         });
-        host.members.insert(id, MemberHandle { mode, task });
+        host.members.insert(id, MemberHandle { slot, mode, task });
     }
 
     async fn on_member_ended(&mut self, service: &str, member: u64, outcome: Result<(), Error>) {
@@ -584,6 +591,10 @@ impl Node {
         }
         match outcome {
             Ok(()) => self.settle(),
+            Err(error @ Error::Reopen(_)) => {
+                tracing::warn!(%error, service, "a member begins again from what was committed");
+                self.settle();
+            }
             Err(error) => self.fail(error),
         }
     }
@@ -642,41 +653,61 @@ pub(crate) fn planned_time(plan: &InstanceAllocation) -> ServiceTime {
 async fn serve_member(
     bus: Arc<dyn Bus>,
     spec: SourceSpec,
+    transactional_id: Option<String>,
     service: Service,
     options: member::Options,
     mut mode: watch::Receiver<Mode>,
 ) -> Result<(), Error> {
     let sink: Arc<dyn Sink> = bus.sink();
-    let Some(source) = join(bus.as_ref(), &spec, &service.name, options.member, &mut mode).await? else {
-        return Ok(());
+    let (name, seed) = (service.name.clone(), options.member);
+    // Before joining: what an earlier writer left open would hide the committed offsets.
+    let transactions = match &transactional_id {
+        None => None,
+        Some(id) => {
+            let open = || bus.transactions(id);
+            let opened = persist("opening the transactions", &name, seed, &mut mode, open).await?;
+            let Some(opened) = opened else { return Ok(()) };
+            Some(opened)
+        }
     };
-    member::run(service, options, source, sink, mode).await
+    let join = || bus.source(spec.clone());
+    let Some(source) = persist("joining the group", &name, seed, &mut mode, join).await? else { return Ok(()) };
+    let outcome = member::run(service, options, source, sink, transactions, mode.clone()).await;
+    if matches!(outcome, Err(Error::Reopen(_))) {
+        // Two nodes of one id would fence each other as fast as they can.
+        let pause = Backoff::new(Duration::from_millis(500), Duration::from_secs(2), seed).next_delay();
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = mode.wait_for(|mode| *mode != Mode::Run) => {}
+        }
+    }
+    outcome
 }
 
-/// Opens the source, trying again while the broker is away; `None` when the member is to go before.
-async fn join(
-    bus: &dyn Bus,
-    spec: &SourceSpec,
+/// Does `what` at the broker, trying again while it is away; `None` when the member is to go before.
+async fn persist<T, F: Future<Output = Result<T, PortError>>>(
+    what: &str,
     service: &str,
     seed: u64,
     mode: &mut watch::Receiver<Mode>,
-) -> Result<Option<Box<dyn Source>>, Error> {
+    mut attempt: impl FnMut() -> F,
+) -> Result<Option<T>, Error> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), seed);
     loop {
         if *mode.borrow() != Mode::Run {
             return Ok(None);
         }
-        match bus.source(spec.clone()).await {
-            Ok(source) => return Ok(Some(source)),
+        match attempt().await {
+            Ok(done) => return Ok(Some(done)),
             Err(error) if error.kind() == Kind::Transient => {
                 let delay = backoff.next_delay();
-                tracing::warn!(%error, service, ?delay, "the group cannot be joined for now");
+                tracing::warn!(%error, service, ?delay, "{what}: not possible for now");
                 tokio::select! {
                     () = tokio::time::sleep(delay) => {}
                     _ = mode.changed() => {}
                 }
             }
-            Err(error) => return Err(Error::port(format!("joining the group of service {service}"), error)),
+            Err(error) => return Err(Error::port(format!("{what} of service {service}"), error)),
         }
     }
 }

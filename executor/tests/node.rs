@@ -6,9 +6,8 @@ mod support;
 
 use executor::Config;
 use executor::backend::fake::{FakeBackend, FakeModelFile, Gate};
-use executor::config::{Delivery, VerticalConfig};
+use executor::config::VerticalConfig;
 use runtime::config::ConfigDuration;
-use runtime::ports::Kind;
 use runtime::{OutRecord, Record};
 use schemas::allocation::NodeAllocation;
 use schemas::status::{ExecutorStatus, InstanceState, NodeState, ScalingKind};
@@ -495,15 +494,6 @@ async fn an_unknown_backend_fails_the_instance_and_not_the_node() {
     let error = failed.instances[0].error.clone().unwrap();
     assert!(error.contains("cuda") && error.contains("tract"), "{error}");
     node.stop().await;
-}
-
-#[tokio::test]
-async fn exactly_once_is_refused_for_now() {
-    let broker = Broker::new();
-    let node = broker.node(Config { delivery: Delivery::ExactlyOnce, ..config("n1") }, FakeBackend::default());
-    let error = node.end().await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Config);
-    assert!(error.to_string().contains("executor.delivery"), "{error}");
 }
 
 /// A request whose answer lands in one partition with all others, so that their offsets tell the order.

@@ -142,8 +142,7 @@ async fn load(world: &World) {
 
 /// Epochs never fall in the log, and each has one planner.
 fn check_log(world: &World) {
-    let beats: Vec<PlannerHeartbeat> =
-        world.bus.records(ALLOCATION_CONTROL).iter().filter_map(heartbeat).collect();
+    let beats: Vec<PlannerHeartbeat> = world.bus.records(ALLOCATION_CONTROL).iter().filter_map(heartbeat).collect();
     for pair in beats.windows(2) {
         assert!(pair[0].epoch <= pair[1].epoch, "{pair:?}");
         assert!(pair[0].epoch < pair[1].epoch || pair[0].planner == pair[1].planner, "{pair:?}");

@@ -59,6 +59,11 @@ impl OffsetTracker {
         }
     }
 
+    /// True when a record of this partition was taken since it came.
+    pub fn is_tracked(&self, partition: &TopicPartition) -> bool {
+        self.partitions.contains_key(partition)
+    }
+
     /// Next offsets to read that may be committed now.
     pub fn committable(&self) -> Vec<(TopicPartition, i64)> {
         self.partitions.iter().map(|(tp, p)| (tp.clone(), p.position())).collect()

@@ -1,5 +1,7 @@
 //! A node on a broker in memory: one line to start it, conditions to wait for.
 
+#![allow(dead_code, reason = "each test binary uses a part")]
+
 use executor::backend::Backends;
 use executor::backend::fake::{FakeBackend, FakeModelFile};
 use executor::{Config, Error};

@@ -91,7 +91,10 @@ async fn leadership(brokers: Brokers) {
     assert!(epochs.windows(2).all(|e| e[0] <= e[1]), "an epoch falls in the log: {epochs:?}");
     let led: std::collections::BTreeSet<(u64, String)> =
         records.iter().filter_map(heartbeat).map(|h| (h.epoch, h.planner)).collect();
-    assert!(led.iter().map(|(epoch, _)| epoch).collect::<std::collections::BTreeSet<_>>().len() == led.len(), "{led:?}");
+    assert!(
+        led.iter().map(|(epoch, _)| epoch).collect::<std::collections::BTreeSet<_>>().len() == led.len(),
+        "{led:?}"
+    );
 
     // The active one ends in order: the deposed one, which is the last, leads without waiting for silence.
     let last_active = take(&mut standby, &leader);
