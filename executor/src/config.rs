@@ -88,6 +88,8 @@ pub struct Config {
     pub drain_timeout: ConfigDuration,
     /// How long after a failure a wanted model is loaded again.
     pub retry_load: ConfigDuration,
+    /// Shared library of ONNX Runtime for backend `ort` (cargo feature `ort`); absent: no such backend.
+    pub onnxruntime: Option<PathBuf>,
     /// Simulated boot time of a local node, milliseconds: it takes no work before.
     pub boot_ms: u64,
     /// Services whose inferences take longer than this machine needs: emulates a slower one, for demonstrations.
@@ -124,6 +126,7 @@ impl Default for Config {
             status_interval: ConfigDuration::from_secs(1),
             drain_timeout: ConfigDuration::from_secs(20),
             retry_load: ConfigDuration::from_secs(30),
+            onnxruntime: None,
             boot_ms: 0,
             emulate: Vec::new(),
             vertical: VerticalConfig::default(),

@@ -29,7 +29,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Runs a node with the backends of this build.
 pub async fn run(config: Config, context: Context, shutdown: CancellationToken) -> Result<(), Error> {
-    run_with(config, context, shutdown, Backends::available()).await
+    let backends = Backends::available(config.onnxruntime.as_deref());
+    run_with(config, context, shutdown, backends).await
 }
 
 /// Runs a node with given backends.

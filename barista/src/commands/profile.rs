@@ -12,9 +12,12 @@ use std::path::PathBuf;
 pub struct Args {
     /// ONNX file.
     model: PathBuf,
-    /// Backend; this version has `tract`.
-    #[arg(long, default_value = "tract", value_parser = ["tract", "cuda"])]
+    /// Backend.
+    #[arg(long, default_value = "tract", value_parser = ["tract", "ort", "cuda"])]
     backend: String,
+    /// Shared library of ONNX Runtime, for `--backend ort` (a build with cargo feature `ort`).
+    #[arg(long)]
+    onnxruntime: Option<PathBuf>,
     /// Numbers of workers.
     #[arg(long, value_delimiter = ',', default_value = "1,2")]
     cores: Vec<u32>,
@@ -37,10 +40,19 @@ pub async fn run(args: Args) -> Outcome {
     if !args.model.is_file() {
         return Err(Failure::Usage(format!("{}: no such file", args.model.display())));
     }
+    let backends = executor::backend::Backends::available(args.onnxruntime.as_deref());
+    let backend = backends.get(&args.backend).ok_or_else(|| {
+        let hint = match args.backend.as_str() {
+            "ort" => "; it needs a build with `--features ort` and `--onnxruntime libonnxruntime.so`",
+            _ => "",
+        };
+        Failure::Usage(format!("--backend {}: not here, this has {}{hint}", args.backend, backends.names().join(", ")))
+    })?;
     let (model, workers, batches) = (args.model.clone(), args.cores, args.batch);
-    let measured =
-        tokio::task::spawn_blocking(move || measure(&model, &Options { workers, batches, ..Options::default() }))
-            .await??;
+    let measured = tokio::task::spawn_blocking(move || {
+        measure(&model, backend.as_ref(), &Options { workers, batches, ..Options::default() })
+    })
+    .await??;
     if let Some(out) = &args.out {
         let text = serde_json::to_string_pretty(&measured)?;
         std::fs::write(out, text + "\n").with_context(|| format!("cannot write {}", out.display()))?;
@@ -49,14 +61,17 @@ pub async fn run(args: Args) -> Outcome {
 }
 
 /// Measures with a progress bar on a terminal's stderr.
-pub fn measure(model: &std::path::Path, options: &Options) -> anyhow::Result<Profile> {
+pub fn measure(
+    model: &std::path::Path,
+    backend: &dyn executor::backend::Backend,
+    options: &Options,
+) -> anyhow::Result<Profile> {
     let total = options.workers.len() * options.batches.len();
     let bar = indicatif::ProgressBar::new(total as u64).with_message(format!("measuring {}", model.display()));
     if let Ok(style) = indicatif::ProgressStyle::with_template("{msg} {bar:30} {pos}/{len}") {
         bar.set_style(style);
     }
-    let backend = executor::backend::tract::TractBackend;
-    let profile = profile::measure(model, &backend, options, &mut |progress| bar.set_position(progress.done as u64));
+    let profile = profile::measure(model, backend, options, &mut |progress| bar.set_position(progress.done as u64));
     bar.finish_and_clear();
     profile.with_context(|| format!("cannot profile {}", model.display()))
 }

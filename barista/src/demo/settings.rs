@@ -65,8 +65,9 @@ pub(super) async fn prepare(demo: &Demo, folder: &Path) -> Outcome<Prepared> {
                 duration: Duration::from_millis(200),
                 ..Default::default()
             };
-            let delay = measure(&delay_model, &quick)?;
-            let occupancy = measure(&occupancy_model, &quick)?;
+            let tract = executor::backend::tract::TractBackend;
+            let delay = measure(&delay_model, &tract, &quick)?;
+            let occupancy = measure(&occupancy_model, &tract, &quick)?;
             Ok((delay, slow_down(occupancy, EMULATED_INFER_MS)))
         })
         .await??

@@ -33,7 +33,23 @@ fn subjects() -> Vec<Subject> {
     for model in ["delay.onnx", "occupancy-gru.onnx", "count-cnn.onnx"] {
         subjects.push(Subject { backend: Box::new(TractBackend), path: models().join(model), _file: None });
     }
+    #[cfg(feature = "ort")]
+    if let Some(backend) = onnxruntime() {
+        for model in ["delay.onnx", "occupancy-gru.onnx", "count-cnn.onnx"] {
+            subjects.push(Subject { backend: Box::new(backend.clone()), path: models().join(model), _file: None });
+        }
+    }
     subjects
+}
+
+/// ONNX Runtime, where `BARISTA_TEST_ORT` names its library.
+#[cfg(feature = "ort")]
+fn onnxruntime() -> Option<super::ort::OrtBackend> {
+    let Some(library) = std::env::var_os("BARISTA_TEST_ORT") else {
+        eprintln!("SKIPPED: backend ort, set BARISTA_TEST_ORT to libonnxruntime.so");
+        return None;
+    };
+    Some(super::ort::OrtBackend::open(Path::new(&library)).unwrap())
 }
 
 fn row(model: &dyn Model, seed: usize) -> Row {
@@ -128,7 +144,10 @@ fn a_bad_file_is_an_error_that_names_it() {
         ("noise", (0..4096u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()),
     ];
     let backends: [Box<dyn Backend>; 2] = [Box::new(FakeBackend::default()), Box::new(TractBackend)];
-    for backend in &backends {
+    let backends = backends.into_iter();
+    #[cfg(feature = "ort")]
+    let backends = backends.chain(onnxruntime().map(|backend| Box::new(backend) as Box<dyn Backend>));
+    for backend in backends {
         for (name, content) in &contents {
             let file = tempfile::Builder::new().prefix(&format!("{name}-")).tempfile().unwrap();
             std::fs::write(file.path(), content).unwrap();

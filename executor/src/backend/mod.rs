@@ -13,6 +13,8 @@
 
 mod cuts;
 pub mod fake;
+#[cfg(feature = "ort")]
+pub mod ort;
 pub mod slowed;
 pub mod tract;
 
@@ -161,9 +163,27 @@ pub struct InferError(pub String);
 pub struct Backends(BTreeMap<&'static str, Arc<dyn Backend>>);
 
 impl Backends {
-    /// What this build has: `tract`.
-    pub fn available() -> Self {
-        Backends::default().with(Arc::new(tract::TractBackend))
+    /// What this build and machine have: `tract`, and with cargo feature `ort` ONNX Runtime, if `onnxruntime` names a
+    /// library that can be loaded.
+    pub fn available(onnxruntime: Option<&Path>) -> Self {
+        let backends = Backends::default().with(Arc::new(tract::TractBackend));
+        #[cfg(feature = "ort")]
+        if let Some(library) = onnxruntime {
+            return match ort::OrtBackend::open(library) {
+                Ok(backend) => backends.with(Arc::new(backend)),
+                Err(error) => {
+                    tracing::warn!(%error, "this node goes on without ONNX Runtime");
+                    backends
+                }
+            };
+        }
+        #[cfg(not(feature = "ort"))]
+        if onnxruntime.is_some() {
+            tracing::warn!(
+                "executor.onnxruntime: this build is without cargo feature `ort`, the setting has no effect"
+            );
+        }
+        backends
     }
 
     /// Adds a backend; one of the same name is replaced.

@@ -93,7 +93,7 @@ impl Broker {
             readiness: Readiness::default(),
         };
         let (id, metrics, token) = (config.node.clone(), context.registry.clone(), CancellationToken::new());
-        let backends = Backends::available().with(Arc::new(fake));
+        let backends = Backends::available(None).with(Arc::new(fake));
         let task = tokio::spawn(executor::run_with(config, context, token.clone(), backends));
         Node { id, token, metrics, task }
     }
