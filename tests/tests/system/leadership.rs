@@ -50,6 +50,12 @@ fn signal(process: &Process, name: &str) {
     assert!(sent.is_ok_and(|s| s.success()), "kill {name} works");
 }
 
+fn metrics(process: &Process) -> String {
+    let url = format!("http://{}/metrics", process.admin);
+    tokio::task::block_in_place(|| Some(ureq::get(&url).call().ok()?.body_mut().read_to_string().ok()?))
+        .unwrap_or_default()
+}
+
 /// Takes the process out that this planner name (`<pid>-…`) belongs to.
 fn take(processes: &mut Vec<Process>, planner: &str) -> Process {
     let pid = planner.split('-').next().unwrap();
@@ -80,8 +86,7 @@ async fn leadership(brokers: Brokers) {
     let (third, leader, last) = successor(&bus, second.epoch).await;
     says("SIGSTOP", &third, last.as_ref());
     signal(&paused, "-CONT");
-    let stood_down = || paused.log_text().matches("planner stands by").count() >= 1;
-    until("the deposed planner stands by", stood_down).await;
+    until("the deposed planner stands by", || metrics(&paused).contains("barista_planner_leads 0\n")).await;
 
     // It goes on for a while beside the new one: nothing of it is accepted.
     read_until(&bus, CONTROL, |r| r.iter().filter_map(plan).filter(|p| p.epoch >= third.epoch).count() >= 4).await;
