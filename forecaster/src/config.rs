@@ -7,6 +7,20 @@ use runtime::config::ConfigDuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// What forecasts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelKind {
+    /// The online ensemble of `experts`.
+    #[default]
+    Ensemble,
+    /// Trend, seasonality and compensator: a reconstruction of BARISTA (IC2E 2019).
+    Barista2019,
+}
+
+/// From one step to an hour of minutes.
+const WINDOWS: [u32; 6] = [1, 2, 6, 12, 30, 60];
+
 /// What the service forecasts and how it keeps what it learned.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -16,6 +30,9 @@ pub struct Config {
     pub horizon_steps: u32,
     /// Probability levels of the quantiles, ascending; the planner asks for one of them.
     pub levels: Vec<f64>,
+    /// Windows, in steps from now, whose highest rate is forecast with quantiles of its own: the planner asks for the
+    /// one of a node's set-up time and interpolates. Those beyond `horizon_steps` are left out.
+    pub windows: Vec<u32>,
     /// Length of the short season. Shorter than 24 hours where time is compressed; it is then rounded to whole
     /// intervals.
     pub day: ConfigDuration,
@@ -23,7 +40,11 @@ pub struct Config {
     pub week: ConfigDuration,
     /// IANA name of the time zone whose wall clock the load follows; only with a day of 24 hours.
     pub timezone: String,
-    /// Names of the experts to combine.
+    /// Days that the load takes for Sundays, as `2026-12-25` on that wall clock; only with a day of 24 hours.
+    pub holidays: Vec<String>,
+    /// What forecasts: the online ensemble, or the reconstruction of BARISTA's method of 2019 for comparison.
+    pub model: ModelKind,
+    /// Names of the experts that the ensemble combines.
     pub experts: Vec<ExpertKind>,
     /// Intervals between two writes of a service's state. A restart replays at most that many and loses none.
     pub state_interval: u32,
@@ -36,9 +57,12 @@ impl Default for Config {
         Config {
             horizon_steps: 60,
             levels: ModelConfig::LEVELS.to_vec(),
+            windows: WINDOWS.to_vec(),
             day: ConfigDuration::from_millis(DAY_MS),
             week: ConfigDuration::from_millis(7 * DAY_MS),
             timezone: "UTC".to_owned(),
+            holidays: Vec::new(),
+            model: ModelKind::Ensemble,
             experts: ExpertKind::DEFAULT.to_vec(),
             state_interval: 60,
             max_services: 1000,
@@ -55,6 +79,12 @@ impl Config {
         }
         if self.levels.len() > 20 {
             problems.push(format!("forecaster.levels has {} levels, at most 20 are kept", self.levels.len()));
+        }
+        if self.windows.len() > 20 {
+            problems.push(format!("forecaster.windows has {} windows, at most 20 are kept", self.windows.len()));
+        }
+        if self.windows.contains(&0) || !self.windows.is_sorted_by(|a, b| a < b) {
+            problems.push("forecaster.windows must be ascending and at least 1".to_owned());
         }
         if self.state_interval == 0 {
             problems.push("forecaster.state_interval must be at least 1".to_owned());
@@ -78,17 +108,21 @@ impl Config {
             day_ms: self.day.as_ms().max(0) as u64,
             week_ms: self.week.as_ms().max(0) as u64,
             timezone: self.timezone.clone(),
+            holidays: self.holidays.clone(),
         };
         if self.is_compressed() {
             calendar = calendar.rounded(interval_ms);
         }
         let model = ModelConfig {
             levels: self.levels.clone(),
-            experts: self.experts.clone(),
+            experts: match self.model {
+                ModelKind::Ensemble => self.experts.clone(),
+                ModelKind::Barista2019 => vec![ExpertKind::Barista2019],
+            },
             calendar,
             ..ModelConfig::new(interval_ms)
         };
-        model.with_reach(self.horizon_steps)
+        model.with_reach(self.horizon_steps).with_windows(&self.windows)
     }
 
     /// A real day must not be rounded: its slots would drift against the clock.
@@ -138,12 +172,22 @@ mod tests {
         check(|config| config.levels = vec![0.9, 0.5], "levels");
         check(|config| config.levels = vec![0.5, 1.0], "levels");
         check(|config| config.levels = vec![f64::NAN], "levels");
+        check(|config| config.windows = vec![6, 2], "windows");
+        check(|config| config.windows = vec![0, 2], "windows");
+        check(|config| config.windows = (1..40).collect(), "windows");
         check(|config| config.day = ConfigDuration::from_millis(0), "day");
         check(|config| config.week = ConfigDuration::from_millis(1), "week");
         check(|config| config.timezone = "Europe/Atlantis".to_owned(), "timezone");
+        check(|config| config.holidays = vec!["Christmas".to_owned()], "Christmas");
         check(|config| config.experts = Vec::new(), "experts");
         check(|config| config.state_interval = 0, "state_interval");
         check(|config| config.max_services = 0, "max_services");
+    }
+
+    #[test]
+    fn the_baseline_is_chosen_by_name() {
+        let parsed: Config = serde_json::from_str(r#"{"model": "barista2019"}"#).unwrap_or_default();
+        assert_eq!(parsed.model(60_000).experts, [ExpertKind::Barista2019]);
     }
 
     #[test]
