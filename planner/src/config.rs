@@ -104,6 +104,7 @@ impl Default for PlannerConfig {
 impl PlannerConfig {
     /// The knobs of a decision. `elastic` says whether the provider starts and stops nodes.
     pub fn settings(&self, elastic: bool) -> Settings {
+        let s = Settings::default();
         Settings {
             period_ms: self.period.as_ms(),
             horizon_ms: self.horizon.as_ms(),
@@ -120,6 +121,7 @@ impl PlannerConfig {
             elastic,
             swap_gain: self.swap_gain,
             payback_ms: self.payback.as_ms(),
+            stretch: s.stretch,
             // The executor sheds too, but a plan that counts on it spends the whole allowance of misses on queueing and
             // leaves none for rebalances and wrong forecasts.
             sheds: false,

@@ -44,7 +44,7 @@ impl LoadState {
 
     /// As a decision reads it.
     pub fn at(&self, now_ms: EpochMs, backlog: u64) -> ServiceLoad {
-        ServiceLoad { forecast: self.forecast.clone(), observed: self.rate(now_ms), backlog, dispersion: None }
+        ServiceLoad { forecast: self.forecast.clone(), observed: self.rate(now_ms), backlog, ..ServiceLoad::default() }
     }
 
     fn rate(&self, now_ms: EpochMs) -> Option<ObservedRate> {

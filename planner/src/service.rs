@@ -311,7 +311,7 @@ impl Planner {
         known.load = self.loads.get(service)?.at(now_ms, self.fleet.backlog(service, now_ms));
         let settings = self.config.settings(self.provider.elastic());
         let setup_ms = planned.lead_ms as i64 - settings.period_ms;
-        let raw_rps = demand(&known, setup_ms, None, now_ms, &settings).raw_rps;
+        let raw_rps = demand(&known, setup_ms, 0.0, None, now_ms, &settings).raw_rps;
         (raw_rps > planned.capacity_rps && raw_rps > planned.demand_rps).then(|| {
             format!("{service} asks for {raw_rps:.1} requests/s, the plan carries {:.1}", planned.capacity_rps)
         })

@@ -90,6 +90,7 @@ fn changed(mut settings: planner::model::Settings, changes: &str) -> Option<plan
             "hysteresis" => settings.hysteresis = value,
             "hold_s" => settings.hold_ms = (value * 1000.0) as i64,
             "period_s" => settings.period_ms = (value * 1000.0) as i64,
+            "stretch" => settings.stretch = value,
             "dispersion" => settings.dispersion = value,
             _ => return None,
         }
