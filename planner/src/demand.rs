@@ -93,7 +93,7 @@ pub fn demand(
         (None, None) if previous.is_some() => (previous.map_or(0.0, |p| p.demand_rps), Source::Held),
         (None, None) => (0.0, Source::Unknown),
     };
-    let raw_rps = (raw_rps - load.allowance.clamp(-1.0, 1.0) * settings.stretch * step_rps).max(raw_rps.min(LEAST_RPS));
+    let raw_rps = stretched(raw_rps, service, step_rps, settings);
     let (rps, justified_at_ms, held) = hold(raw_rps, previous, now_ms, settings);
     Demand {
         rps,
@@ -131,6 +131,17 @@ fn sigma(observed: &ObservedRate, dispersion: f64) -> f64 {
 /// are answered within the SLO (Little's law).
 fn overdue_rps(backlog: u64, in_time: f64, settings: &Settings) -> f64 {
     (backlog as f64 - in_time).max(0.0) * 1000.0 / settings.period_ms.max(1) as f64
+}
+
+/// Demand less what may be missed of it. A constant rate, since a node is worth the same to a fleet of any size, but at
+/// least the part that leaves a minute good, which is more than a small node where the fleet is large.
+fn stretched(raw_rps: f64, service: &Service, step_rps: f64, settings: &Settings) -> f64 {
+    if settings.stretch <= 0.0 {
+        return raw_rps;
+    }
+    let full_rps = (settings.stretch * step_rps).max((1.0 - service.slo_quantile) * raw_rps);
+    let part_rps = service.load.allowance.clamp(-1.0, 1.0) * full_rps;
+    (raw_rps - part_rps).max(raw_rps.min(LEAST_RPS))
 }
 
 /// Demand after hysteresis, when it was justified, and whether the demand before was held up.

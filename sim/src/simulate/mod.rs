@@ -223,6 +223,7 @@ impl Simulation {
             seed,
             days: world.seconds as f64 / 86_400.0,
             bound_usd: bound::bound_usd(&world),
+            floor_usd: bound::floor_usd(&world),
             runs,
             flavors,
             wape,
@@ -250,6 +251,8 @@ pub struct Report {
     pub days: f64,
     /// The clairvoyant fluid bound.
     pub bound_usd: f64,
+    /// The same when 98 % of the minutes have to be good as well, where that can be said.
+    pub floor_usd: Option<f64>,
     /// Policies, in the order asked for.
     pub runs: Vec<Run>,
     /// Names of flavors.
@@ -298,6 +301,7 @@ impl Report {
             "seed": self.seed,
             "days": self.days,
             "bound_usd": self.bound_usd,
+            "floor_usd": self.floor_usd,
             "policies": self.runs.iter().map(one).collect::<Vec<_>>(),
             "forecasts": self.wape.iter().map(feed).collect::<Vec<_>>(),
         })
@@ -305,8 +309,9 @@ impl Report {
 
     /// For a terminal.
     pub fn table(&self) -> String {
+        let floor = self.floor_usd.map_or(String::new(), |f| format!(" ({f:.2} with 98 % of minutes good)"));
         let mut text = format!(
-            "{}, seed {}, {:.2} days; no policy can cost less than {:.2} USD\n\n{:<27} {:>4} {:>9} {:>6} {:>7} {:>7} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6}\n",
+            "{}, seed {}, {:.2} days; no policy can cost less than {:.2} USD{floor}\n\n{:<27} {:>4} {:>9} {:>6} {:>7} {:>7} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6}\n",
             self.scenario,
             self.seed,
             self.days,

@@ -370,6 +370,31 @@ impl Scenario {
         problems
     }
 
+    /// Takes away what may hold a policy's distance to the bound, so that its part of it can be measured:
+    /// `zero-setup` makes machines come up at once, `fine-nodes` cuts every machine without a GPU into machines of one
+    /// core at its share of the price.
+    pub fn ablate(&mut self, what: &str) -> Result<(), Error> {
+        match what {
+            "zero-setup" => {
+                self.setup = Setup { image_s: 0.0, load_s: Some(0.001) };
+                for flavor in &mut self.flavor {
+                    (flavor.boot_s, flavor.boot_cv) = (0.0, 0.0);
+                }
+            }
+            "fine-nodes" => {
+                for flavor in self.flavor.iter_mut().filter(|f| f.gpus == 0) {
+                    flavor.usd_per_hour /= f64::from(flavor.cores);
+                    flavor.memory_gib /= f64::from(flavor.cores);
+                    flavor.quota = flavor.quota.map(|q| q * flavor.cores);
+                    flavor.cores = 1;
+                }
+            }
+            other => return Err(Error::Value(format!("ablation `{other}` is neither zero-setup nor fine-nodes"))),
+        }
+        self.name = format!("{}, {what}", self.name);
+        Ok(())
+    }
+
     /// Profiles of one service.
     pub fn profiles(&self, service: &ServiceSpec, folders: &Folders) -> Result<Vec<Profile>, Error> {
         let mut profiles = Vec::new();
