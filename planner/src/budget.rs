@@ -52,6 +52,12 @@ pub struct Budget {
     minutes_left: f64,
 }
 
+impl Default for Budget {
+    fn default() -> Self {
+        Budget::new(Objective::default(), 0.95)
+    }
+}
+
 impl Budget {
     /// Without savings.
     pub fn new(objective: Objective, slo_quantile: f64) -> Self {

@@ -274,6 +274,11 @@ impl Planner {
             tracing::info!(node = heartbeat.node, flavor = heartbeat.flavor, "node adopted");
             self.urgent = Some(format!("node {} has come", heartbeat.node));
         }
+        for counted in &heartbeat.services {
+            if let Some(load) = self.loads.get_mut(&counted.service) {
+                load.finished(seen_ms, counted.answered + counted.rejected, counted.in_slo);
+            }
+        }
         for failed in heartbeat.instances.iter().filter(|i| i.state == InstanceState::Failed) {
             let still = self.last.as_ref().is_some_and(|p| places(p, &heartbeat.node, &failed.service));
             if still {

@@ -19,6 +19,10 @@
 //! more than the SLO's quantile allows. Its price, of a bad minute, is found in the same way. It says how much of a
 //! policy's distance to the bound is the objective's and not the policy's; for one service that is billed by the second.
 //!
+//! **With queueing** ([`Capacity::Queue`]) a minute drops the share that a queue with deadline shedding drops at its load
+//! (`planner::margin`), not only what is above capacity: a reference for what a clairvoyant would pay, by a formula, and
+//! no bound.
+//!
 //! Left out: prices that change (the first counts, or the lowest if one falls), faults, spot.
 
 use super::policy::Unit;
@@ -42,6 +46,17 @@ struct Kind {
     usd_per_min: f64,
     setup_min: f64,
     hourly: bool,
+    /// Waiting that the SLO leaves at the best batch, seconds, times the requests in one unit of load.
+    allowed: f64,
+}
+
+/// What a fleet loses at a load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Capacity {
+    /// What is above its throughput.
+    Fluid,
+    /// What a queue drops.
+    Queue,
 }
 
 /// What misses cost: a request per second over a minute, and a minute in which more than a share of them is dropped.
@@ -51,6 +66,7 @@ struct Prices {
     minute: f64,
     /// Share of a minute's requests that may be dropped.
     late: f64,
+    capacity: Capacity,
 }
 
 /// Cost with penalties, what was dropped, and bad minutes.
@@ -62,11 +78,11 @@ pub(super) fn bound_usd(world: &World) -> f64 {
     if kinds.is_empty() {
         return 0.0;
     }
-    best_request_price(&load, &kinds, 0.0, 1.0).0
+    best_request_price(&load, &kinds, 0.0, 1.0, Capacity::Fluid).0
 }
 
 /// USD; absent where the rule for minutes cannot be stated in the common unit (see the module).
-pub(super) fn floor_usd(world: &World) -> Option<f64> {
+pub(super) fn floor_usd(world: &World, capacity: Capacity) -> Option<f64> {
     let (load, kinds) = relaxed(world);
     if world.services.len() != 1 || kinds.is_empty() || kinds[0].hourly {
         return None;
@@ -78,7 +94,7 @@ pub(super) fn floor_usd(world: &World) -> Option<f64> {
     let mut best = 0.0_f64;
     for _ in 0..BISECTIONS {
         let price = if low == 0.0 { high / 64.0 } else { (low * high).sqrt() };
-        let (usd, bad) = best_request_price(&load, &kinds, price, late);
+        let (usd, bad) = best_request_price(&load, &kinds, price, late, capacity);
         best = best.max(usd - price * may);
         if bad > may {
             low = price
@@ -89,17 +105,17 @@ pub(super) fn floor_usd(world: &World) -> Option<f64> {
             break;
         }
     }
-    Some(best.max(best_request_price(&load, &kinds, 0.0, 1.0).0))
+    Some(best.max(best_request_price(&load, &kinds, 0.0, 1.0, capacity).0))
 }
 
 /// The largest Lagrangian over the price of a request at a price of a bad minute, and the bad minutes there.
-fn best_request_price(load: &[f64], kinds: &[Kind], minute: f64, late: f64) -> (f64, f64) {
+fn best_request_price(load: &[f64], kinds: &[Kind], minute: f64, late: f64, capacity: Capacity) -> (f64, f64) {
     let total: f64 = load.iter().sum();
     // From no price to the dearest that could matter: a whole node for a single request.
     let (mut low, mut high) = (0.0_f64, kinds.iter().map(|k| k.usd_per_min * 1e4 / k.rate).fold(0.0, f64::max));
     let mut best = (0.0_f64, 0.0);
     let mut consider = |request: f64| {
-        let (usd, dropped, bad) = solve(load, kinds, Prices { request, minute, late });
+        let (usd, dropped, bad) = solve(load, kinds, Prices { request, minute, late, capacity });
         // `usd` contains what was dropped at its price.
         let value = usd - request * DROPPED * total;
         if value >= best.0 {
@@ -149,6 +165,12 @@ fn relaxed(world: &World) -> (Vec<f64>, Vec<Kind>) {
             load[minute] += rates.iter().map(|r| f64::from(*r)).sum::<f64>() / rates.len() as f64 / base;
         }
     }
+    let waits = |f: usize| {
+        let unit = units.first().and_then(|of| of.iter().find(|u| u.flavor == f));
+        // With batches, an arrival also waits until a worker is free again.
+        let lump = |u: &Unit| if u.host.batch > 1 { u.p95_s / f64::from(u.host.workers) } else { 0.0 };
+        unit.map_or(0.0, |u| (world.services[0].slo_s - u.p95_s - lump(u)).max(0.0))
+    };
     let mut kinds: Vec<Kind> = (0..flavors.len())
         .filter_map(|f| {
             let best = (0..units.len()).filter_map(|s| Some(throughput(s, f)? / base(s)?)).fold(0.0, f64::max);
@@ -160,6 +182,7 @@ fn relaxed(world: &World) -> (Vec<f64>, Vec<Kind>) {
                 usd_per_min: flavors[f].usd_per_hour / 60.0,
                 setup_min: setup_s / 60.0,
                 hourly: flavors[f].billing == Billing::Hour,
+                allowed: waits(f) * base(0).unwrap_or(1.0),
             })
         })
         .collect();
@@ -204,6 +227,15 @@ fn solve(load: &[f64], kinds: &[Kind], prices: Prices) -> Value {
     } else {
         counts(load, kinds, prices)
     }
+}
+
+/// Share of arrivals that a queue with deadline shedding drops (`planner::margin`): `u / (e^{cu} − 1)`.
+fn dropped_share(load: f64, rate: f64, allowed: f64) -> f64 {
+    if load <= 0.0 || rate <= 0.0 {
+        return f64::from(u8::from(load > 0.0));
+    }
+    let (u, c) = ((rate - load) / load, 2.0 * rate * allowed);
+    if (c * u).abs() < 1e-9 { 1.0 / c.max(1.0) } else { (u / (c * u).exp_m1()).clamp(0.0, 1.0) }
 }
 
 /// Terms of an hour, one flavor.
@@ -252,11 +284,15 @@ fn counts(load: &[f64], kinds: &[Kind], prices: Prices) -> Value {
     let of = |i: usize, f: fn(&Kind) -> f64| kinds.get(i).map_or(0.0, f);
     let cells = dims.iter().product::<usize>();
     let (mut usd, mut rate) = (vec![0.0; cells], vec![0.0; cells]);
-    for (cell, (usd, rate)) in usd.iter_mut().zip(&mut rate).enumerate() {
+    let mut allowed = vec![f64::INFINITY; cells];
+    for (cell, ((usd, rate), allowed)) in usd.iter_mut().zip(&mut rate).zip(&mut allowed).enumerate() {
         let at = [cell / (dims[1] * dims[2]), cell / dims[2] % dims[1], cell % dims[2]];
         for (i, n) in at.into_iter().enumerate() {
             *usd += n as f64 * of(i, |k| k.usd_per_min);
             *rate += n as f64 * of(i, |k| k.rate);
+            if n > 0 {
+                *allowed = allowed.min(of(i, |k| k.allowed));
+            }
         }
     }
     let strides = [dims[1] * dims[2], dims[2], 1];
@@ -284,7 +320,10 @@ fn counts(load: &[f64], kinds: &[Kind], prices: Prices) -> Value {
             }
         }
         for (cell, v) in value.iter_mut().enumerate() {
-            let short = (load[t] - rate[cell]).max(0.0);
+            let short = match prices.capacity {
+                Capacity::Fluid => (load[t] - rate[cell]).max(0.0),
+                Capacity::Queue => load[t] * dropped_share(load[t], rate[cell], allowed[cell]),
+            };
             let bad = f64::from(u8::from(short > prices.late * load[t]));
             v.0 += usd[cell] + prices.request * short + prices.minute * bad;
             v.1 += short;
@@ -299,7 +338,7 @@ mod tests {
     use super::*;
 
     fn kind(rate: f64, usd_per_min: f64, setup_min: f64, hourly: bool) -> Kind {
-        Kind { rate, usd_per_min, setup_min, hourly }
+        Kind { rate, usd_per_min, setup_min, hourly, allowed: 1.0 }
     }
 
     /// All schedules of a small instance, tried one by one.
@@ -327,7 +366,7 @@ mod tests {
             best = states.iter().map(|s| stage(s) + if last { 0.0 } else { go(s) }).collect();
         }
         let expected = best.into_iter().fold(f64::INFINITY, f64::min);
-        let (usd, dropped, bad) = counts(&load, &kinds, Prices { request: price, minute: 0.7, late: 0.05 });
+        let (usd, dropped, bad) = counts(&load, &kinds, Prices { request: price, minute: 0.7, late: 0.05, capacity: Capacity::Fluid });
         assert!((usd - expected).abs() < 1e-9, "{usd} {expected}");
         assert!(dropped > 0.0 && bad > 0.0, "at this price the last requests are not worth a node");
     }

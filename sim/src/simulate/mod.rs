@@ -73,10 +73,11 @@ const ALL: [&str; 15] = [
     "static-peak",
 ];
 
-/// The one setting of our planner for every scenario, beside what the scenario fixes: at the load that is planned for, a
-/// minute still meets an SLO on the 95th percentile (`epsilon` 0.05; a configuration's default is the more careful 0.01).
+/// The one setting of our planner for every scenario: what `[planner]` has in production when nothing is configured. Its
+/// guard against a wrong profile, `total_quota`, is off; topology, image and network are the scenario's (policy `ours`).
 pub fn settings() -> planner::model::Settings {
-    planner::model::Settings { total_quota: None, epsilon: 0.05, ..planner::model::Settings::default() }
+    let production = planner::config::PlannerConfig::default().settings(true);
+    planner::model::Settings { total_quota: None, ..production }
 }
 
 /// Other settings of our planner, for ablations: `quantile=0.8:epsilon=0.03`. `None` if a key or value is wrong.
@@ -91,6 +92,8 @@ fn changed(mut settings: planner::model::Settings, changes: &str) -> Option<plan
             "hold_s" => settings.hold_ms = (value * 1000.0) as i64,
             "period_s" => settings.period_ms = (value * 1000.0) as i64,
             "stretch" => settings.stretch = value,
+            "swap_gain" => settings.swap_gain = value,
+            "payback_s" => settings.payback_ms = (value * 1000.0) as i64,
             "dispersion" => settings.dispersion = value,
             _ => return None,
         }
@@ -223,7 +226,8 @@ impl Simulation {
             seed,
             days: world.seconds as f64 / 86_400.0,
             bound_usd: bound::bound_usd(&world),
-            floor_usd: bound::floor_usd(&world),
+            floor_usd: bound::floor_usd(&world, bound::Capacity::Fluid),
+            queueing_usd: bound::floor_usd(&world, bound::Capacity::Queue),
             runs,
             flavors,
             wape,
@@ -253,6 +257,8 @@ pub struct Report {
     pub bound_usd: f64,
     /// The same when 98 % of the minutes have to be good as well, where that can be said.
     pub floor_usd: Option<f64>,
+    /// The same when requests also queue: what a clairvoyant would pay, by the queueing formula (a reference, no bound).
+    pub queueing_usd: Option<f64>,
     /// Policies, in the order asked for.
     pub runs: Vec<Run>,
     /// Names of flavors.
@@ -302,6 +308,7 @@ impl Report {
             "days": self.days,
             "bound_usd": self.bound_usd,
             "floor_usd": self.floor_usd,
+            "queueing_usd": self.queueing_usd,
             "policies": self.runs.iter().map(one).collect::<Vec<_>>(),
             "forecasts": self.wape.iter().map(feed).collect::<Vec<_>>(),
         })
@@ -309,7 +316,9 @@ impl Report {
 
     /// For a terminal.
     pub fn table(&self) -> String {
-        let floor = self.floor_usd.map_or(String::new(), |f| format!(" ({f:.2} with 98 % of minutes good)"));
+        let floor = self.floor_usd.zip(self.queueing_usd).map_or(String::new(), |(floor, queueing)| {
+            format!(" ({floor:.2} with 98 % of minutes good, {queueing:.2} with queueing too)")
+        });
         let mut text = format!(
             "{}, seed {}, {:.2} days; no policy can cost less than {:.2} USD{floor}\n\n{:<27} {:>4} {:>9} {:>6} {:>7} {:>7} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6}\n",
             self.scenario,
