@@ -82,7 +82,7 @@ impl Default for PlannerConfig {
         PlannerConfig {
             period: ms(s.period_ms),
             horizon: ms(s.horizon_ms),
-            quantile: 0.80,
+            quantile: 0.60,
             mode: PlanMode::Apply,
             hysteresis: 0.02,
             hold: ms(s.hold_ms),
@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(problems(&config.planner, &config.provider, &config.service, &config.flavor), Vec::<String>::new());
         let json = serde_json::to_string(&config).expect("serialises");
         assert_eq!(serde_json::from_str::<Config>(&json).expect("reads"), config);
-        let cautious = Settings { quantile: 0.80, hysteresis: 0.02, epsilon: 0.05, ..Settings::default() };
+        let cautious = Settings { quantile: 0.60, hysteresis: 0.02, epsilon: 0.05, ..Settings::default() };
         assert_eq!(config.planner.settings(true), cautious);
     }
 

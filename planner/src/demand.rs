@@ -218,17 +218,36 @@ mod tests {
     }
 
     #[test]
-    fn the_guard_lifts_the_near_path_only_beyond_one_sigma() {
+    fn the_guard_lifts_the_near_path_only_beyond_chance() {
         let mut s = service("s");
         s.load.forecast = Some(forecast("s", 0, &[100.0; 6]));
-        s.load.observed = observed(102.0);
+        s.load.observed = observed(106.0);
         assert_eq!(demand(&s, 0, 0.0, None, 0, &settings()).source, Source::Forecast, "sigma is 2.3");
         s.load.observed = observed(110.0);
         let lifted = demand(&s, 0, 0.0, None, 0, &settings());
         assert_eq!((lifted.source, lifted.rps), (Source::Guard, 110.0));
         s.load.observed = observed(100.0);
         s.load.backlog = 200;
-        assert_eq!(demand(&s, 0, 0.0, None, 0, &settings()).rps, 120.0, "200 waiting over 10 s");
+        let worked_off = demand(&s, 0, 0.0, None, 0, &settings()).rps;
+        assert_eq!(worked_off, 118.0, "200 wait, of which 20 are in time at 100 a second and 200 ms; the rest in 10 s");
+        s.load.backlog = 20;
+        assert_eq!(demand(&s, 0, 0.0, None, 0, &settings()).source, Source::Forecast);
+    }
+
+    #[test]
+    fn a_full_budget_lets_load_go_beyond_by_a_part_of_a_small_node_or_by_what_a_good_minute_may_miss() {
+        let mut s = service("s");
+        s.load.forecast = Some(forecast("s", 0, &[100.0; 6]));
+        let with = |s: &mut Service, allowance: f64, step_rps: f64, stretch: f64| {
+            s.load.allowance = allowance;
+            demand(s, 0, step_rps, None, 0, &Settings { stretch, ..settings() }).rps
+        };
+        assert_eq!(with(&mut s, 0.0, 50.0, 0.2), 100.0);
+        assert_eq!(with(&mut s, 1.0, 50.0, 0.2), 90.0);
+        assert_eq!(with(&mut s, 1.0, 10.0, 0.2), 95.0);
+        assert_eq!(with(&mut s, -0.3, 50.0, 0.2), 103.0);
+        assert_eq!(with(&mut s, 1.0, 50.0, 0.0), 100.0);
+        assert!(with(&mut s, 1.0, 10_000.0, 0.2) > 0.0, "something is always carried");
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl Default for Settings {
             hysteresis: 0.04,
             hold_ms: 60_000,
             epsilon: 0.01,
-            stretch: 0.30,
+            stretch: 0.20,
             sheds: true,
             dispersion: 1.0,
             overhead_ms: 10.0,
