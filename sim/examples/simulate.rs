@@ -3,7 +3,8 @@
 //! The simulator without the `barista` binary, and over several seeds: with `--seeds N`, one JSON report a line for the
 //! seeds from 1 to N, which `bench/peers/planning_table.py` turns into the tables of `docs/benchmarks/planning.md`. With
 //! `--out FILE` reports are added to a file, and seeds that it holds already are left out, so that a run that was cut
-//! short goes on where it was. `--ablation zero-setup|fine-nodes` takes a cause of cost away.
+//! short goes on where it was. `--ablation zero-setup|fine-nodes` takes a cause of cost away. `--from-profile FILE.jsonl`
+//! puts recorded `workload.observed` in the place of the scenario's trace.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line")]
 
@@ -27,7 +28,7 @@ fn known(file: &Path) -> Result<Vec<u64>, Box<dyn std::error::Error>> {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (mut file, mut policies, mut seeds, mut days) = (None, "all".to_owned(), None, None);
-    let (mut json, mut html, mut out, mut ablation) = (false, None, None, None);
+    let (mut json, mut html, mut out, mut ablation, mut recorded) = (false, None, None, None, None);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} needs a value"));
@@ -38,6 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "--html" => html = Some(PathBuf::from(value()?)),
             "--out" => out = Some(PathBuf::from(value()?)),
             "--ablation" => ablation = Some(value()?),
+            "--from-profile" => recorded = Some(PathBuf::from(value()?)),
             "--json" => json = true,
             _ => file = Some(PathBuf::from(arg)),
         }
@@ -45,6 +47,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let file = file.ok_or("which scenario? e.g. sim/scenarios/flash-crowds.toml")?;
     let data = std::env::var_os("BARISTA_DATA").map(PathBuf::from);
     let mut simulation = Simulation::new(&file, data)?;
+    if let Some(file) = &recorded {
+        simulation.replay(file)?;
+    }
     if let Some(days) = days {
         simulation.scenario().trace.days = days;
     }

@@ -366,7 +366,8 @@ mod tests {
             best = states.iter().map(|s| stage(s) + if last { 0.0 } else { go(s) }).collect();
         }
         let expected = best.into_iter().fold(f64::INFINITY, f64::min);
-        let (usd, dropped, bad) = counts(&load, &kinds, Prices { request: price, minute: 0.7, late: 0.05, capacity: Capacity::Fluid });
+        let (usd, dropped, bad) =
+            counts(&load, &kinds, Prices { request: price, minute: 0.7, late: 0.05, capacity: Capacity::Fluid });
         assert!((usd - expected).abs() < 1e-9, "{usd} {expected}");
         assert!(dropped > 0.0 && bad > 0.0, "at this price the last requests are not worth a node");
     }

@@ -70,7 +70,7 @@ pub struct Scenario {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TraceSpec {
-    /// `timestamp,value` file.
+    /// `timestamp,value` file; `.jsonl`: recorded `workload.observed`, never rescaled.
     pub file: Option<PathBuf>,
     /// `bursty` or `daily`, see [`super::bursty`].
     pub generator: Option<String>,
@@ -416,7 +416,12 @@ impl Scenario {
     /// The whole trace, rescaled, and the index of the first interval that is simulated.
     pub fn trace(&self, folders: &Folders) -> Result<(crate::trace::Trace, usize), Error> {
         use crate::trace::Trace;
+        let recorded = self.trace.file.as_ref().is_some_and(|f| f.extension().is_some_and(|e| e == "jsonl"));
         let whole = match (&self.trace.file, self.trace.generator.as_deref()) {
+            (Some(file), _) if recorded => {
+                let (path, text) = folders.read(file)?;
+                super::observed::parse(&text, None).map_err(|text| Error::Parse { path, text })?.0
+            }
             (Some(file), _) => {
                 let (path, text) = folders.read(file)?;
                 Trace::parse(&text).map_err(|e| Error::Parse { path, text: e.to_string() })?
@@ -436,6 +441,10 @@ impl Scenario {
         };
         let first = first.filter(|&f| f < whole.counts.len()).ok_or(crate::trace::Error::EmptyCut)?;
         let last = (first + n).min(whole.counts.len());
+        if recorded {
+            // Last week was as large as it was.
+            return Ok((Trace { counts: whole.counts[..last].to_vec(), ..whole }, first));
+        }
         let peak = Trace { counts: whole.counts[first..last].to_vec(), ..whole.clone() };
         // The simulated part has this peak; what is learned from is scaled alike.
         let scaled = peak.scale_to_peak(self.trace.peak_rps)?;
