@@ -44,6 +44,9 @@ pub struct PlannerConfig {
     pub hold: ConfigDuration,
     /// Share of requests that may wait longer than the SLO leaves them.
     pub epsilon: f64,
+    /// How far load may go beyond capacity while a service's error budget is full (`budget`), as a share of what the
+    /// smallest useful node carries.
+    pub stretch: f64,
     /// Variance over mean of arrivals; 1 is Poisson.
     pub dispersion: f64,
     /// Part of each SLO that is spent outside the executor: broker, polling, network.
@@ -81,11 +84,12 @@ impl Default for PlannerConfig {
         PlannerConfig {
             period: ms(s.period_ms),
             horizon: ms(s.horizon_ms),
-            quantile: s.quantile,
+            quantile: 0.60,
             mode: PlanMode::Apply,
-            hysteresis: 0.10,
+            hysteresis: 0.02,
             hold: ms(s.hold_ms),
-            epsilon: s.epsilon,
+            epsilon: 0.05,
+            stretch: s.stretch,
             dispersion: s.dispersion,
             overhead: ms(s.overhead_ms as i64),
             image: ms(s.image_ms),
@@ -124,9 +128,9 @@ impl PlannerConfig {
             swap_gain: self.swap_gain,
             payback_ms: self.payback.as_ms(),
             loss_factor: self.loss_factor,
-            // The executor sheds too, but a plan that counts on it spends the whole allowance of misses on queueing and
-            // leaves none for rebalances and wrong forecasts.
-            sheds: false,
+            stretch: self.stretch,
+            // As the executor does; what rebalances and wrong forecasts miss beyond the plan, the error budget takes back.
+            sheds: true,
         }
     }
 
@@ -282,7 +286,7 @@ mod tests {
         assert_eq!(problems(&config.planner, &config.provider, &config.service, &config.flavor), Vec::<String>::new());
         let json = serde_json::to_string(&config).expect("serialises");
         assert_eq!(serde_json::from_str::<Config>(&json).expect("reads"), config);
-        let cautious = Settings { sheds: false, hysteresis: 0.10, ..Settings::default() };
+        let cautious = Settings { quantile: 0.60, hysteresis: 0.02, epsilon: 0.05, ..Settings::default() };
         assert_eq!(config.planner.settings(true), cautious);
     }
 

@@ -3,8 +3,11 @@
 //! The demand is the forecast quantile of the highest rate between now and the time when a node ordered at the *next*
 //! decision would be ready; from a forecast without those, the highest of its steps' quantiles. Two things correct it:
 //!
-//! - the **nowcast guard**: when the rate just observed, less one standard deviation, is above that forecast, the
-//!   near path is lifted to the observed rate and what it takes to work off the backlog within a period;
+//! - the **nowcast guard**: when the rate just observed is above that forecast by more than chance explains
+//!   ([`GUARD_SIGMAS`] standard deviations of a count over the window), the near path is lifted to the observed rate and
+//!   what it takes to work off, within a period, what waits longer than the SLO allows;
+//! - the **error budget** (`budget`): load may go beyond what nodes carry by the part of a small node that the misses
+//!   saved so far pay for;
 //! - **hysteresis**: a demand that is only a little lower (`hysteresis`), or lower since a short time (`hold`), does
 //!   not count as lower. So noise can raise the plan once but cannot make it flap.
 //!
@@ -17,6 +20,14 @@ use schemas::workload::WorkloadForecast;
 
 /// Window over which the observed rate is taken when nothing else is configured.
 pub const NOWCAST_WINDOW_MS: i64 = 20_000;
+
+/// However much may be missed, a service with load keeps a demand, requests per second.
+const LEAST_RPS: f64 = 0.1;
+
+/// Standard deviations of the observed rate above the forecast that are no chance any more. The guard is asked every
+/// period: at one, it would lift the plan at every sixth, by chance and for the hold time each, which is as dear as a
+/// forecast that is wrong by 3 %; at three, once in two hours. A crowd is beyond three within one window.
+const GUARD_SIGMAS: f64 = 3.0;
 
 /// Where a demand comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,10 +67,12 @@ pub struct Demand {
     pub forecast_short: bool,
 }
 
-/// The demand of one service, `setup_ms` being its set-up time on the flavor that it would be given.
+/// The demand of one service, `setup_ms` being its set-up time on the flavor that it would be given and `step_rps` what
+/// the smallest node that is of use to it carries.
 pub fn demand(
     service: &Service,
     setup_ms: i64,
+    step_rps: f64,
     previous: Option<&PreviousDemand>,
     now_ms: EpochMs,
     settings: &Settings,
@@ -69,16 +82,18 @@ pub fn demand(
     let forecast = load.forecast.as_ref().and_then(|f| peak(f, settings.quantile, now_ms, now_ms + lead_ms));
     let observed = load.observed.as_ref();
     let dispersion = load.dispersion.unwrap_or(settings.dispersion);
-    let near_rps = observed.map_or(0.0, |o| o.rate_rps) + backlog_rps(load.backlog, settings);
+    let observed_rps = observed.map_or(0.0, |o| o.rate_rps);
+    let near_rps = observed_rps + overdue_rps(load.backlog, observed_rps * service.slo_ms / 1000.0, settings);
     let sigma_rps = observed.map_or(0.0, |o| sigma(o, dispersion));
     let (raw_rps, source) = match (&forecast, observed) {
-        (Some(f), Some(_)) if near_rps - sigma_rps > f.rps => (near_rps, Source::Guard),
+        (Some(f), Some(_)) if near_rps - GUARD_SIGMAS * sigma_rps > f.rps => (near_rps, Source::Guard),
         (Some(f), _) => (f.rps, Source::Forecast),
         // Two standard deviations stand in for the quantile that no forecast gives.
         (None, Some(_)) => (near_rps + 2.0 * sigma_rps, Source::ObservedOnly),
         (None, None) if previous.is_some() => (previous.map_or(0.0, |p| p.demand_rps), Source::Held),
         (None, None) => (0.0, Source::Unknown),
     };
+    let raw_rps = stretched(raw_rps, service, step_rps, settings);
     let (rps, justified_at_ms, held) = hold(raw_rps, previous, now_ms, settings);
     Demand {
         rps,
@@ -114,9 +129,21 @@ fn sigma(observed: &ObservedRate, dispersion: f64) -> f64 {
     (dispersion * observed.rate_rps.max(0.0) / window_s).sqrt()
 }
 
-/// Extra rate that works off the backlog until the next decision.
-fn backlog_rps(backlog: u64, settings: &Settings) -> f64 {
-    backlog as f64 * 1000.0 / settings.period_ms.max(1) as f64
+/// Extra rate that works off until the next decision what waits beyond `in_time`, the requests that may wait when all
+/// are answered within the SLO (Little's law).
+fn overdue_rps(backlog: u64, in_time: f64, settings: &Settings) -> f64 {
+    (backlog as f64 - in_time).max(0.0) * 1000.0 / settings.period_ms.max(1) as f64
+}
+
+/// Demand less what may be missed of it. A constant rate, since a node is worth the same to a fleet of any size, but at
+/// least the part that leaves a minute good, which is more than a small node where the fleet is large.
+fn stretched(raw_rps: f64, service: &Service, step_rps: f64, settings: &Settings) -> f64 {
+    if settings.stretch <= 0.0 {
+        return raw_rps;
+    }
+    let full_rps = (settings.stretch * step_rps).max((1.0 - service.slo_quantile) * raw_rps);
+    let part_rps = service.load.allowance.clamp(-1.0, 1.0) * full_rps;
+    (raw_rps - part_rps).max(raw_rps.min(LEAST_RPS))
 }
 
 /// Demand after hysteresis, when it was justified, and whether the demand before was held up.
@@ -181,16 +208,16 @@ mod tests {
     fn looks_one_set_up_time_and_one_period_ahead() {
         let mut s = service("s");
         s.load.forecast = Some(forecast("s", 0, &[10.0, 20.0, 30.0, 40.0, 50.0, 60.0]));
-        assert_eq!(demand(&s, 0, None, 0, &settings()).rps, 10.0);
-        assert_eq!(demand(&s, 10_001, None, 0, &settings()).rps, 30.0);
-        let far = demand(&s, 90_000, None, 0, &settings());
+        assert_eq!(demand(&s, 0, 0.0, None, 0, &settings()).rps, 10.0);
+        assert_eq!(demand(&s, 10_001, 0.0, None, 0, &settings()).rps, 30.0);
+        let far = demand(&s, 90_000, 0.0, None, 0, &settings());
         assert!(far.rps == 60.0 && far.forecast_short);
         let cut = Settings { horizon_ms: 20_000, ..settings() };
-        assert_eq!(demand(&s, 90_000, None, 0, &cut).rps, 20.0);
+        assert_eq!(demand(&s, 90_000, 0.0, None, 0, &cut).rps, 20.0);
         // A falling load is planned at its present height.
         s.load.forecast = Some(forecast("s", 0, &[60.0, 10.0, 10.0]));
-        assert_eq!(demand(&s, 0, None, 9_999, &settings()).rps, 60.0);
-        assert_eq!(demand(&s, 0, None, 10_000, &settings()).rps, 10.0);
+        assert_eq!(demand(&s, 0, 0.0, None, 9_999, &settings()).rps, 60.0);
+        assert_eq!(demand(&s, 0, 0.0, None, 10_000, &settings()).rps, 10.0);
     }
 
     #[test]
@@ -200,23 +227,42 @@ mod tests {
         let peak = |steps, rate| ForecastPeak { steps, quantiles_rps: vec![rate], coverage: Vec::new() };
         f.peaks = vec![peak(1, 12.0), peak(2, 25.0), peak(3, 40.0)];
         s.load.forecast = Some(f);
-        assert_eq!(demand(&s, 0, None, 0, &settings()).rps, 12.0);
-        assert_eq!(demand(&s, 10_001, None, 0, &settings()).rps, 40.0);
-        assert_eq!(demand(&s, 0, None, 20_000, &settings()).rps, 30.0, "too old for its peaks: the step's own");
+        assert_eq!(demand(&s, 0, 0.0, None, 0, &settings()).rps, 12.0);
+        assert_eq!(demand(&s, 10_001, 0.0, None, 0, &settings()).rps, 40.0);
+        assert_eq!(demand(&s, 0, 0.0, None, 20_000, &settings()).rps, 30.0, "too old for its peaks: the step's own");
     }
 
     #[test]
-    fn the_guard_lifts_the_near_path_only_beyond_one_sigma() {
+    fn the_guard_lifts_the_near_path_only_beyond_chance() {
         let mut s = service("s");
         s.load.forecast = Some(forecast("s", 0, &[100.0; 6]));
-        s.load.observed = observed(102.0);
-        assert_eq!(demand(&s, 0, None, 0, &settings()).source, Source::Forecast, "sigma is 2.3");
+        s.load.observed = observed(106.0);
+        assert_eq!(demand(&s, 0, 0.0, None, 0, &settings()).source, Source::Forecast, "sigma is 2.3");
         s.load.observed = observed(110.0);
-        let lifted = demand(&s, 0, None, 0, &settings());
+        let lifted = demand(&s, 0, 0.0, None, 0, &settings());
         assert_eq!((lifted.source, lifted.rps), (Source::Guard, 110.0));
         s.load.observed = observed(100.0);
         s.load.backlog = 200;
-        assert_eq!(demand(&s, 0, None, 0, &settings()).rps, 120.0, "200 waiting over 10 s");
+        let worked_off = demand(&s, 0, 0.0, None, 0, &settings()).rps;
+        assert_eq!(worked_off, 118.0, "200 wait, of which 20 are in time at 100 a second and 200 ms; the rest in 10 s");
+        s.load.backlog = 20;
+        assert_eq!(demand(&s, 0, 0.0, None, 0, &settings()).source, Source::Forecast);
+    }
+
+    #[test]
+    fn a_full_budget_lets_load_go_beyond_by_a_part_of_a_small_node_or_by_what_a_good_minute_may_miss() {
+        let mut s = service("s");
+        s.load.forecast = Some(forecast("s", 0, &[100.0; 6]));
+        let with = |s: &mut Service, allowance: f64, step_rps: f64, stretch: f64| {
+            s.load.allowance = allowance;
+            demand(s, 0, step_rps, None, 0, &Settings { stretch, ..settings() }).rps
+        };
+        assert_eq!(with(&mut s, 0.0, 50.0, 0.2), 100.0);
+        assert_eq!(with(&mut s, 1.0, 50.0, 0.2), 90.0);
+        assert_eq!(with(&mut s, 1.0, 10.0, 0.2), 95.0);
+        assert_eq!(with(&mut s, -0.3, 50.0, 0.2), 103.0);
+        assert_eq!(with(&mut s, 1.0, 50.0, 0.0), 100.0);
+        assert!(with(&mut s, 1.0, 10_000.0, 0.2) > 0.0, "something is always carried");
     }
 
     #[test]
@@ -224,12 +270,12 @@ mod tests {
         let mut s = service("s");
         s.load.forecast = Some(forecast("s", 0, &[100.0; 3]));
         s.load.observed = observed(20.0);
-        let d = demand(&s, 0, None, 30_000, &settings());
+        let d = demand(&s, 0, 0.0, None, 30_000, &settings());
         assert_eq!((d.source, d.rps), (Source::ObservedOnly, 22.0));
         s.load.observed = None;
-        assert_eq!(demand(&s, 0, None, 30_000, &settings()).source, Source::Unknown);
+        assert_eq!(demand(&s, 0, 0.0, None, 30_000, &settings()).source, Source::Unknown);
         let before = PreviousDemand { service: "s".into(), demand_rps: 7.0, justified_at_ms: 0 };
-        assert_eq!(demand(&s, 0, Some(&before), 1_000_000, &settings()).rps, 7.0, "blind: keep what was");
+        assert_eq!(demand(&s, 0, 0.0, Some(&before), 1_000_000, &settings()).rps, 7.0, "blind: keep what was");
     }
 
     #[test]
@@ -237,7 +283,7 @@ mod tests {
         let mut s = service("s");
         s.load.forecast = Some(forecast("s", 0, &[50.0; 60]));
         let before = PreviousDemand { service: "s".into(), demand_rps: 100.0, justified_at_ms: 10_000 };
-        let at = |now| demand(&s, 0, Some(&before), now, &settings());
+        let at = |now| demand(&s, 0, 0.0, Some(&before), now, &settings());
         assert_eq!((at(69_999).rps, at(69_999).justified_at_ms), (100.0, 10_000));
         assert_eq!((at(70_000).rps, at(70_000).justified_at_ms), (50.0, 70_000));
     }
@@ -253,9 +299,9 @@ mod tests {
             s.load.observed = seen.and_then(observed);
             s.load.backlog = backlog;
             let before = before.map(|(demand_rps, justified_at_ms)| PreviousDemand { service: "s".into(), demand_rps, justified_at_ms });
-            let first = demand(&s, setup, before.as_ref(), 5_000, &settings());
+            let first = demand(&s, setup, 0.0, before.as_ref(), 5_000, &settings());
             let again = PreviousDemand { service: "s".into(), demand_rps: first.rps, justified_at_ms: first.justified_at_ms };
-            let second = demand(&s, setup, Some(&again), 5_000, &settings());
+            let second = demand(&s, setup, 0.0, Some(&again), 5_000, &settings());
             prop_assert_eq!(first.rps, second.rps);
             prop_assert_eq!(first.justified_at_ms, second.justified_at_ms);
             prop_assert!(first.rps >= first.raw_rps);
@@ -268,7 +314,7 @@ mod tests {
                 let mut s = service("s");
                 let now = i as i64 * 30_000;
                 s.load.forecast = Some(forecast("s", now, &[level * (1.0 + n); 60]));
-                let d = demand(&s, 60_000, before.as_ref(), now, &settings());
+                let d = demand(&s, 60_000, 0.0, before.as_ref(), now, &settings());
                 if let Some(b) = &before {
                     prop_assert!(d.rps >= b.demand_rps);
                 }

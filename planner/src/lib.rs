@@ -12,6 +12,7 @@
 //!
 //! Left out: forecasting (crate `forecaster`), scaling inside a node (crate `executor`).
 
+pub mod budget;
 pub mod config;
 pub mod cost;
 mod cover;

@@ -3,6 +3,7 @@
 //! Invariants: pure; only the intervals inside the window are kept; simulated history is no observation; a gap or
 //! silence of three intervals means that nothing is known, rather than that nothing arrives.
 
+use crate::budget::Budget;
 use crate::model::{ObservedRate, ServiceLoad};
 use schemas::EpochMs;
 use schemas::workload::{WorkloadForecast, WorkloadObserved};
@@ -11,12 +12,17 @@ use std::collections::VecDeque;
 /// Intervals of silence after which an observation is stale.
 const STALE_INTERVALS: i64 = 3;
 
+const MINUTE_MS: i64 = 60_000;
+
 /// Load of one service.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LoadState {
     forecast: Option<WorkloadForecast>,
     /// Ascending by start.
     observed: VecDeque<WorkloadObserved>,
+    budget: Budget,
+    /// The minute that is being counted: its number, requests that were answered or refused in it, those in time.
+    minute: Option<(i64, u64, u64)>,
 }
 
 impl LoadState {
@@ -42,9 +48,28 @@ impl LoadState {
         Some(rate_rps)
     }
 
+    /// A node has answered or refused `finished` requests, `in_time` of them in time. A minute goes into the error
+    /// budget when the next one begins.
+    pub fn finished(&mut self, now_ms: EpochMs, finished: u64, in_time: u64) {
+        let now = now_ms.div_euclid(MINUTE_MS);
+        if let Some((_, total, good)) = self.minute.filter(|m| m.0 < now) {
+            self.budget.minute(total, total.saturating_sub(good));
+            self.minute = None;
+        }
+        let (_, total, good) = self.minute.get_or_insert((now, 0, 0));
+        *total += finished;
+        *good += in_time.min(finished);
+    }
+
     /// As a decision reads it.
     pub fn at(&self, now_ms: EpochMs, backlog: u64) -> ServiceLoad {
-        ServiceLoad { forecast: self.forecast.clone(), observed: self.rate(now_ms), backlog, dispersion: None }
+        ServiceLoad {
+            forecast: self.forecast.clone(),
+            observed: self.rate(now_ms),
+            backlog,
+            dispersion: None,
+            allowance: self.budget.allowance(),
+        }
     }
 
     fn rate(&self, now_ms: EpochMs) -> Option<ObservedRate> {
@@ -88,6 +113,20 @@ mod tests {
         load.observed(interval(20_000, 500), 20_000);
         assert_eq!(load.at(30_000, 0).observed.expect("fresh").rate_rps, 30.0, "a repeated interval replaces");
         assert_eq!(load.at(60_001, 0).observed, None, "three intervals of silence");
+    }
+
+    #[test]
+    fn answers_fill_the_error_budget_minute_by_minute() {
+        let mut load = LoadState::default();
+        let answer = |load: &mut LoadState, second: i64, in_time| load.finished(second * 1000, 100, in_time);
+        (0..600).for_each(|s| answer(&mut load, s, 100));
+        let saved = load.at(600_000, 0).allowance;
+        assert!(saved > 0.0);
+        // A minute counts when it is over.
+        (600..660).for_each(|s| answer(&mut load, s, 0));
+        assert!((load.at(660_000, 0).allowance - saved).abs() < 0.1);
+        answer(&mut load, 660, 100);
+        assert!(load.at(661_000, 0).allowance < 0.0);
     }
 
     #[test]

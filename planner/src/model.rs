@@ -76,6 +76,9 @@ pub struct Settings {
     /// that load still meets an SLO on the 95th percentile. The load is mostly below it (quantile, whole nodes), so
     /// that far fewer are late over a day; a load that never changes and lies on a border of whole nodes is the worst case.
     pub epsilon: f64,
+    /// How far load may go beyond capacity while the error budget is full (`budget`), as a share of what the smallest
+    /// useful node carries; 0 keeps no budget.
+    pub stretch: f64,
     /// True when those are dropped at once instead, as the executor does (`margin`).
     pub sheds: bool,
     /// Variance over mean of arrivals (1 is Poisson), where a service does not give its own.
@@ -109,6 +112,7 @@ impl Default for Settings {
             hysteresis: 0.04,
             hold_ms: 60_000,
             epsilon: 0.01,
+            stretch: 0.20,
             sheds: true,
             dispersion: 1.0,
             overhead_ms: 10.0,
@@ -189,6 +193,8 @@ pub struct ServiceLoad {
     pub backlog: u64,
     /// Variance over mean of its arrivals, where measured.
     pub dispersion: Option<f64>,
+    /// How freely misses may be spent, from −1 to 1 (`budget`); 0 where nobody keeps the account.
+    pub allowance: f64,
 }
 
 /// Mean arrival rate over a recent window.
@@ -439,6 +445,7 @@ impl Settings {
         check(self.period_ms > 0, "period: must be longer than 0");
         check(self.horizon_ms >= self.period_ms, "horizon: must not be shorter than period");
         check(self.quantile > 0.0 && self.quantile < 1.0, "quantile: must lie between 0 and 1");
+        check((0.0..=1.0).contains(&self.stretch), "stretch: must lie between 0 and 1");
         check((0.0..1.0).contains(&self.hysteresis), "hysteresis: must be at least 0 and below 1");
         check(self.hold_ms >= 0, "hold: must not be negative");
         check(self.epsilon > 0.0 && self.epsilon < 1.0, "epsilon: must lie between 0 and 1");

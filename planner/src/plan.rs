@@ -150,7 +150,7 @@ fn problem(inputs: &PlanInputs) -> Problem<'_> {
             let service = problem.services[s];
             let setup_ms = problem.cheapest(s).map_or(0, |f| problem.setup_ms(s, f));
             let previous = inputs.previous.iter().find(|p| p.service == service.name);
-            demand(service, setup_ms, previous, inputs.now_ms, &inputs.settings)
+            demand(service, setup_ms, problem.smallest_rps(s), previous, inputs.now_ms, &inputs.settings)
         })
         .collect();
     let mut order: Vec<usize> = (0..problem.services.len()).collect();
@@ -196,6 +196,13 @@ impl Problem<'_> {
         (0..self.flavors.len())
             .filter(|&f| self.ladder(service, f).is_some())
             .min_by(|&a, &b| self.usd_per_million(service, a).total_cmp(&self.usd_per_million(service, b)))
+    }
+
+    /// What the smallest node that is of use to the service carries.
+    fn smallest_rps(&self, service: usize) -> f64 {
+        let carried = |f: usize| self.ladder(service, f)?.top().map(|r| r.carry_rps);
+        let least = (0..self.flavors.len()).filter_map(carried).fold(f64::INFINITY, f64::min);
+        if least.is_finite() { least } else { 0.0 }
     }
 
     /// From order to the first answer: boot, image, model.

@@ -25,6 +25,9 @@ pub struct Args {
     /// Folder with traces and profiles.
     #[arg(long, env = "BARISTA_DATA")]
     data: Option<PathBuf>,
+    /// Recorded `workload.observed`, a JSON value a line, instead of the scenario's trace: what would it have cost?
+    #[arg(long, value_name = "FILE.jsonl")]
+    from_profile: Option<PathBuf>,
     /// For a program.
     #[arg(long)]
     json: bool,
@@ -38,6 +41,9 @@ pub fn run(args: Args) -> Outcome {
     let wrong = |e: Error| Failure::Usage(e.to_string());
     let selection = Selection::parse(&args.policy).map_err(wrong)?;
     let mut simulation = Simulation::new(&args.scenario, args.data).map_err(wrong)?;
+    if let Some(file) = &args.from_profile {
+        simulation.replay(file).map_err(wrong)?;
+    }
     if let Some(days) = args.days {
         simulation.scenario().trace.days = days;
     }

@@ -182,6 +182,11 @@ impl Planner {
             tracing::info!(node = heartbeat.node, flavor = heartbeat.flavor, "node adopted");
             self.urgent = Some(format!("node {} has come", heartbeat.node));
         }
+        for counted in &heartbeat.services {
+            if let Some(load) = self.loads.get_mut(&counted.service) {
+                load.finished(seen_ms, counted.answered + counted.rejected, counted.in_slo);
+            }
+        }
         for failed in heartbeat.instances.iter().filter(|i| i.state == InstanceState::Failed) {
             let still = self.last.as_ref().is_some_and(|p| places(p, &heartbeat.node, &failed.service));
             if still {
@@ -231,7 +236,7 @@ impl Planner {
         known.load = self.loads.get(service)?.at(now_ms, self.fleet.backlog(service, now_ms));
         let settings = self.config.settings(self.provider.elastic());
         let setup_ms = planned.lead_ms as i64 - settings.period_ms;
-        let raw_rps = demand(&known, setup_ms, None, now_ms, &settings).raw_rps;
+        let raw_rps = demand(&known, setup_ms, 0.0, None, now_ms, &settings).raw_rps;
         (raw_rps > planned.capacity_rps && raw_rps > planned.demand_rps).then(|| {
             format!("{service} asks for {raw_rps:.1} requests/s, the plan carries {:.1}", planned.capacity_rps)
         })

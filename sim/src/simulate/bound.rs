@@ -15,6 +15,14 @@
 //! - **Several services** are counted in units of the cheapest flavor's throughput for each, and every flavor with the
 //!   best ratio that it has for any of them: a relaxation, so still a bound.
 //!
+//! **The floor** ([`floor_usd`]) is the same with the second half of the objective: at most 2 % of the minutes may drop
+//! more than the SLO's quantile allows. Its price, of a bad minute, is found in the same way. It says how much of a
+//! policy's distance to the bound is the objective's and not the policy's; for one service that is billed by the second.
+//!
+//! **With queueing** ([`Capacity::Queue`]) a minute drops the share that a queue with deadline shedding drops at its load
+//! (`planner::margin`), not only what is above capacity: a reference for what a clairvoyant would pay, by a formula, and
+//! no bound.
+//!
 //! Left out: prices that change (the first counts, or the lowest if one falls), faults, spot.
 
 use super::policy::Unit;
@@ -29,13 +37,40 @@ const MOST_FLAVORS: usize = 3;
 /// Steps of the bisection of the price.
 const BISECTIONS: usize = 14;
 
+/// Share of minutes that may be bad.
+const BAD_MINUTES: f64 = 0.02;
+
 #[derive(Debug, Clone, Copy)]
 struct Kind {
     rate: f64,
     usd_per_min: f64,
-    setup_min: usize,
+    setup_min: f64,
     hourly: bool,
+    /// Waiting that the SLO leaves at the best batch, seconds, times the requests in one unit of load.
+    allowed: f64,
 }
+
+/// What a fleet loses at a load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Capacity {
+    /// What is above its throughput.
+    Fluid,
+    /// What a queue drops.
+    Queue,
+}
+
+/// What misses cost: a request per second over a minute, and a minute in which more than a share of them is dropped.
+#[derive(Debug, Clone, Copy)]
+struct Prices {
+    request: f64,
+    minute: f64,
+    /// Share of a minute's requests that may be dropped.
+    late: f64,
+    capacity: Capacity,
+}
+
+/// Cost with penalties, what was dropped, and bad minutes.
+type Value = (f64, f64, f64);
 
 /// USD.
 pub(super) fn bound_usd(world: &World) -> f64 {
@@ -43,16 +78,57 @@ pub(super) fn bound_usd(world: &World) -> f64 {
     if kinds.is_empty() {
         return 0.0;
     }
+    best_request_price(&load, &kinds, 0.0, 1.0, Capacity::Fluid).0
+}
+
+/// USD; absent where the rule for minutes cannot be stated in the common unit (see the module).
+pub(super) fn floor_usd(world: &World, capacity: Capacity) -> Option<f64> {
+    let (load, kinds) = relaxed(world);
+    if world.services.len() != 1 || kinds.is_empty() || kinds[0].hourly {
+        return None;
+    }
+    let late = 1.0 - world.services[0].slo_quantile;
+    let may = BAD_MINUTES * load.iter().filter(|l| **l > 0.0).count() as f64;
+    // From nothing to a node for a day: dearer than any minute.
+    let (mut low, mut high) = (0.0_f64, kinds.iter().map(|k| k.usd_per_min * 1440.0).fold(0.0, f64::max));
+    let mut best = 0.0_f64;
+    for _ in 0..BISECTIONS {
+        let price = if low == 0.0 { high / 64.0 } else { (low * high).sqrt() };
+        let (usd, bad) = best_request_price(&load, &kinds, price, late, capacity);
+        best = best.max(usd - price * may);
+        if bad > may {
+            low = price
+        } else {
+            high = price
+        }
+        if low == 0.0 && high < 1e-9 {
+            break;
+        }
+    }
+    Some(best.max(best_request_price(&load, &kinds, 0.0, 1.0, capacity).0))
+}
+
+/// The largest Lagrangian over the price of a request at a price of a bad minute, and the bad minutes there.
+fn best_request_price(load: &[f64], kinds: &[Kind], minute: f64, late: f64, capacity: Capacity) -> (f64, f64) {
     let total: f64 = load.iter().sum();
     // From no price to the dearest that could matter: a whole node for a single request.
     let (mut low, mut high) = (0.0_f64, kinds.iter().map(|k| k.usd_per_min * 1e4 / k.rate).fold(0.0, f64::max));
-    let mut best = 0.0_f64;
+    let mut best = (0.0_f64, 0.0);
+    let mut consider = |request: f64| {
+        let (usd, dropped, bad) = solve(load, kinds, Prices { request, minute, late, capacity });
+        // `usd` contains what was dropped at its price.
+        let value = usd - request * DROPPED * total;
+        if value >= best.0 {
+            best = (value, bad);
+        }
+        dropped
+    };
+    if minute > 0.0 {
+        consider(0.0);
+    }
     for _ in 0..BISECTIONS {
         let price = if low == 0.0 { high / 1024.0 } else { (low * high).sqrt() };
-        let (usd, dropped) = solve(&load, &kinds, price);
-        // `usd` contains what was dropped at its price.
-        best = best.max(usd - price * DROPPED * total);
-        if dropped > DROPPED * total {
+        if consider(price) > DROPPED * total {
             low = price
         } else {
             high = price
@@ -89,6 +165,12 @@ fn relaxed(world: &World) -> (Vec<f64>, Vec<Kind>) {
             load[minute] += rates.iter().map(|r| f64::from(*r)).sum::<f64>() / rates.len() as f64 / base;
         }
     }
+    let waits = |f: usize| {
+        let unit = units.first().and_then(|of| of.iter().find(|u| u.flavor == f));
+        // With batches, an arrival also waits until a worker is free again.
+        let lump = |u: &Unit| if u.host.batch > 1 { u.p95_s / f64::from(u.host.workers) } else { 0.0 };
+        unit.map_or(0.0, |u| (world.services[0].slo_s - u.p95_s - lump(u)).max(0.0))
+    };
     let mut kinds: Vec<Kind> = (0..flavors.len())
         .filter_map(|f| {
             let best = (0..units.len()).filter_map(|s| Some(throughput(s, f)? / base(s)?)).fold(0.0, f64::max);
@@ -98,8 +180,9 @@ fn relaxed(world: &World) -> (Vec<f64>, Vec<Kind>) {
                 // Slower machines than their profiles are no secret to a clairvoyant.
                 rate: best / (1.0 + world.profile_error),
                 usd_per_min: flavors[f].usd_per_hour / 60.0,
-                setup_min: (setup_s / 60.0).ceil() as usize,
+                setup_min: setup_s / 60.0,
                 hourly: flavors[f].billing == Billing::Hour,
+                allowed: waits(f) * base(0).unwrap_or(1.0),
             })
         })
         .collect();
@@ -136,15 +219,30 @@ fn worth_having(load: &[f64], kinds: &[Kind]) -> Vec<Kind> {
     order.into_iter().map(|i| kinds[i]).collect()
 }
 
-/// Least cost with dropped requests at `price` each, and how many that are (per second of a minute, times 60).
-fn solve(load: &[f64], kinds: &[Kind], price: f64) -> (f64, f64) {
-    // `price` is for one unit of load over one minute: requests are that times 60, and so is the total above.
-    if kinds[0].hourly { layers(load, &kinds[0], price) } else { counts(load, kinds, price) }
+/// Least cost with misses at their prices, what is dropped (in requests per second times minutes), and bad minutes.
+fn solve(load: &[f64], kinds: &[Kind], prices: Prices) -> Value {
+    if kinds[0].hourly {
+        let (usd, dropped) = layers(load, &kinds[0], prices.request);
+        (usd, dropped, 0.0)
+    } else {
+        counts(load, kinds, prices)
+    }
+}
+
+/// Share of arrivals that a queue with deadline shedding drops (`planner::margin`): `u / (e^{cu} − 1)`.
+fn dropped_share(load: f64, rate: f64, allowed: f64) -> f64 {
+    if load <= 0.0 || rate <= 0.0 {
+        return f64::from(u8::from(load > 0.0));
+    }
+    let (u, c) = ((rate - load) / load, 2.0 * rate * allowed);
+    if (c * u).abs() < 1e-9 { 1.0 / c.max(1.0) } else { (u / (c * u).exp_m1()).clamp(0.0, 1.0) }
 }
 
 /// Terms of an hour, one flavor.
 fn layers(load: &[f64], kind: &Kind, price: f64) -> (f64, f64) {
     let n = load.len();
+    // Whole minutes of set-up; what is less of one is left to the clairvoyant.
+    let setup_min = kind.setup_min.floor() as usize;
     let peak = load.iter().copied().fold(0.0, f64::max);
     let term_usd = |t: usize| kind.usd_per_min * 60.min(n - t) as f64;
     let (mut usd, mut dropped) = (0.0, 0.0);
@@ -158,7 +256,7 @@ fn layers(load: &[f64], kind: &Kind, price: f64) -> (f64, f64) {
         let less = |a: (f64, f64), b: (f64, f64)| if b.0 < a.0 { b } else { a };
         for t in (0..n).rev() {
             let end = (t + 60).min(n);
-            let serves = (t + kind.setup_min).min(end);
+            let serves = (t + setup_min).min(end);
             let unserved = sum[serves] - sum[t];
             let idle = (price * part(t) + off[t + 1].0, part(t) + off[t + 1].1);
             let start = (term_usd(t) + price * unserved + on[end].0, unserved + on[end].1);
@@ -174,7 +272,7 @@ fn layers(load: &[f64], kind: &Kind, price: f64) -> (f64, f64) {
 }
 
 /// By the second, up to three flavors.
-fn counts(load: &[f64], kinds: &[Kind], price: f64) -> (f64, f64) {
+fn counts(load: &[f64], kinds: &[Kind], prices: Prices) -> Value {
     let peak = load.iter().copied().fold(0.0, f64::max);
     let widest = kinds.iter().map(|k| k.rate).fold(0.0, f64::max);
     let size = |i: usize| {
@@ -186,27 +284,31 @@ fn counts(load: &[f64], kinds: &[Kind], price: f64) -> (f64, f64) {
     let of = |i: usize, f: fn(&Kind) -> f64| kinds.get(i).map_or(0.0, f);
     let cells = dims.iter().product::<usize>();
     let (mut usd, mut rate) = (vec![0.0; cells], vec![0.0; cells]);
-    for (cell, (usd, rate)) in usd.iter_mut().zip(&mut rate).enumerate() {
+    let mut allowed = vec![f64::INFINITY; cells];
+    for (cell, ((usd, rate), allowed)) in usd.iter_mut().zip(&mut rate).zip(&mut allowed).enumerate() {
         let at = [cell / (dims[1] * dims[2]), cell / dims[2] % dims[1], cell % dims[2]];
         for (i, n) in at.into_iter().enumerate() {
             *usd += n as f64 * of(i, |k| k.usd_per_min);
             *rate += n as f64 * of(i, |k| k.rate);
+            if n > 0 {
+                *allowed = allowed.min(of(i, |k| k.allowed));
+            }
         }
     }
     let strides = [dims[1] * dims[2], dims[2], 1];
     // Value and drops from a minute on, by the counts that serve in it; ties and signs follow the value.
-    let mut value = vec![(0.0_f64, 0.0_f64); cells];
+    let mut value = vec![(0.0_f64, 0.0_f64, 0.0_f64); cells];
     for t in (0..load.len()).rev() {
         for axis in 0..kinds.len() {
-            let start_usd = kinds[axis].usd_per_min * kinds[axis].setup_min as f64;
+            let start_usd = kinds[axis].usd_per_min * kinds[axis].setup_min;
             let (stride, len) = (strides[axis], dims[axis]);
             for cell in 0..cells {
                 // Descending along the axis: more nodes later cost their set-up each.
                 let cell = cells - 1 - cell;
                 if (cell / stride) % len + 1 < len {
-                    let (more, drops) = value[cell + stride];
+                    let (more, drops, bad) = value[cell + stride];
                     if more + start_usd < value[cell].0 {
-                        value[cell] = (more + start_usd, drops);
+                        value[cell] = (more + start_usd, drops, bad);
                     }
                 }
             }
@@ -218,9 +320,14 @@ fn counts(load: &[f64], kinds: &[Kind], price: f64) -> (f64, f64) {
             }
         }
         for (cell, v) in value.iter_mut().enumerate() {
-            let short = (load[t] - rate[cell]).max(0.0);
-            v.0 += usd[cell] + price * short;
+            let short = match prices.capacity {
+                Capacity::Fluid => (load[t] - rate[cell]).max(0.0),
+                Capacity::Queue => load[t] * dropped_share(load[t], rate[cell], allowed[cell]),
+            };
+            let bad = f64::from(u8::from(short > prices.late * load[t]));
+            v.0 += usd[cell] + prices.request * short + prices.minute * bad;
             v.1 += short;
+            v.2 += bad;
         }
     }
     value.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or_default()
@@ -230,21 +337,23 @@ fn counts(load: &[f64], kinds: &[Kind], price: f64) -> (f64, f64) {
 mod tests {
     use super::*;
 
-    fn kind(rate: f64, usd_per_min: f64, setup_min: usize, hourly: bool) -> Kind {
-        Kind { rate, usd_per_min, setup_min, hourly }
+    fn kind(rate: f64, usd_per_min: f64, setup_min: f64, hourly: bool) -> Kind {
+        Kind { rate, usd_per_min, setup_min, hourly, allowed: 1.0 }
     }
 
     /// All schedules of a small instance, tried one by one.
     #[test]
     fn the_programme_is_as_good_as_trying_everything() {
         let (load, price) = ([3.0, 9.0, 1.0, 7.0, 7.0, 0.0], 0.4);
-        let kinds = [kind(4.0, 1.0, 1, false), kind(1.5, 0.5, 1, false)];
+        let kinds = [kind(4.0, 1.0, 1.0, false), kind(1.5, 0.5, 1.0, false)];
         let states: Vec<(usize, usize)> = (0..4).flat_map(|a| (0..5).map(move |b| (a, b))).collect();
         let mut best: Vec<f64> = vec![0.0; states.len()];
         for (t, load) in load.iter().enumerate().rev() {
             let stage = |&(a, b): &(usize, usize)| {
                 let carried = a as f64 * 4.0 + b as f64 * 1.5;
-                a as f64 + b as f64 * 0.5 + price * (load - carried).max(0.0)
+                let short = (load - carried).max(0.0);
+                let bad = if short > 0.05 * load { 0.7 } else { 0.0 };
+                a as f64 + b as f64 * 0.5 + price * short + bad
             };
             let go = |&(a, b): &(usize, usize)| {
                 let next = states
@@ -257,19 +366,20 @@ mod tests {
             best = states.iter().map(|s| stage(s) + if last { 0.0 } else { go(s) }).collect();
         }
         let expected = best.into_iter().fold(f64::INFINITY, f64::min);
-        let (usd, dropped) = counts(&load, &kinds, price);
+        let (usd, dropped, bad) =
+            counts(&load, &kinds, Prices { request: price, minute: 0.7, late: 0.05, capacity: Capacity::Fluid });
         assert!((usd - expected).abs() < 1e-9, "{usd} {expected}");
-        assert!(dropped > 0.0, "at this price the last requests are not worth a node");
+        assert!(dropped > 0.0 && bad > 0.0, "at this price the last requests are not worth a node");
     }
 
     #[test]
     fn terms_of_an_hour_are_paid_whole_and_renewed_without_set_up() {
         let load: Vec<f64> = (0..240).map(|t| if (60..170).contains(&t) { 1.0 } else { 0.0 }).collect();
         // Two terms, the first ordered two minutes early; nothing is dropped at a high price.
-        let (usd, dropped) = layers(&load, &kind(1.0, 1.0, 2, true), 1e3);
+        let (usd, dropped) = layers(&load, &kind(1.0, 1.0, 2.0, true), 1e3);
         assert_eq!((usd, dropped), (120.0, 0.0));
         // Two terms for an hour and a minute do not pay when a dropped minute is cheaper.
-        let (usd, dropped) = layers(&load[..121], &kind(1.0, 1.0, 0, true), 0.5);
+        let (usd, dropped) = layers(&load[..121], &kind(1.0, 1.0, 0.0, true), 0.5);
         assert!((usd - 30.5).abs() < 1.1 && dropped >= 1.0, "{usd} {dropped}");
     }
 }

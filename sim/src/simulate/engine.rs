@@ -390,6 +390,7 @@ impl Engine<'_> {
                 in_system: &self.in_system[s],
                 queued: self.groups[s].iter().map(|g| g.queue.len()).sum(),
                 p95_s: self.record.recent_p95(s),
+                minutes: self.record.settled(s, second),
             })
             .collect();
         let nodes: Vec<NodeSeen> = self.alive.iter().map(|&i| self.seen(&self.nodes[i], second as f64)).collect();

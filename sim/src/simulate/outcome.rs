@@ -8,6 +8,8 @@ const FINE: usize = 4_000;
 const BINS: usize = 4_600;
 /// Requests over which the recent 95th percentile is taken.
 const RECENT: usize = 200;
+/// After the end of a minute, all that can still be in time has been answered.
+const SETTLE_S: usize = 10;
 
 fn bin(latency_s: f64) -> usize {
     let fine = (latency_s * 2_000.0) as usize;
@@ -133,6 +135,11 @@ impl Recorder {
         let rank = (values.len() * 95 / 100).min(values.len() - 1);
         let (_, value, _) = values.select_nth_unstable_by(rank, f32::total_cmp);
         f64::from(*value)
+    }
+
+    /// Minutes whose requests have all been answered, refused or are late by now: arrived, in time.
+    pub fn settled(&self, service: usize, second: usize) -> &[(u32, u32)] {
+        &self.minutes[service][..second.saturating_sub(SETTLE_S) / 60]
     }
 
     /// A minute is over.

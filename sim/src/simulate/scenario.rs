@@ -70,7 +70,7 @@ pub struct Scenario {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TraceSpec {
-    /// `timestamp,value` file.
+    /// `timestamp,value` file; `.jsonl`: recorded `workload.observed`, never rescaled.
     pub file: Option<PathBuf>,
     /// `bursty` or `daily`, see [`super::bursty`].
     pub generator: Option<String>,
@@ -371,6 +371,31 @@ impl Scenario {
         problems
     }
 
+    /// Takes away what may hold a policy's distance to the bound, so that its part of it can be measured:
+    /// `zero-setup` makes machines come up at once, `fine-nodes` cuts every machine without a GPU into machines of one
+    /// core at its share of the price.
+    pub fn ablate(&mut self, what: &str) -> Result<(), Error> {
+        match what {
+            "zero-setup" => {
+                self.setup = Setup { image_s: 0.0, load_s: Some(0.001) };
+                for flavor in &mut self.flavor {
+                    (flavor.boot_s, flavor.boot_cv) = (0.0, 0.0);
+                }
+            }
+            "fine-nodes" => {
+                for flavor in self.flavor.iter_mut().filter(|f| f.gpus == 0) {
+                    flavor.usd_per_hour /= f64::from(flavor.cores);
+                    flavor.memory_gib /= f64::from(flavor.cores);
+                    flavor.quota = flavor.quota.map(|q| q * flavor.cores);
+                    flavor.cores = 1;
+                }
+            }
+            other => return Err(Error::Value(format!("ablation `{other}` is neither zero-setup nor fine-nodes"))),
+        }
+        self.name = format!("{}, {what}", self.name);
+        Ok(())
+    }
+
     /// Profiles of one service.
     pub fn profiles(&self, service: &ServiceSpec, folders: &Folders) -> Result<Vec<Profile>, Error> {
         let mut profiles = Vec::new();
@@ -392,7 +417,12 @@ impl Scenario {
     /// The whole trace, rescaled, and the index of the first interval that is simulated.
     pub fn trace(&self, folders: &Folders) -> Result<(crate::trace::Trace, usize), Error> {
         use crate::trace::Trace;
+        let recorded = self.trace.file.as_ref().is_some_and(|f| f.extension().is_some_and(|e| e == "jsonl"));
         let whole = match (&self.trace.file, self.trace.generator.as_deref()) {
+            (Some(file), _) if recorded => {
+                let (path, text) = folders.read(file)?;
+                super::observed::parse(&text, None).map_err(|text| Error::Parse { path, text })?.0
+            }
             (Some(file), _) => {
                 let (path, text) = folders.read(file)?;
                 Trace::parse(&text).map_err(|e| Error::Parse { path, text: e.to_string() })?
@@ -412,6 +442,10 @@ impl Scenario {
         };
         let first = first.filter(|&f| f < whole.counts.len()).ok_or(crate::trace::Error::EmptyCut)?;
         let last = (first + n).min(whole.counts.len());
+        if recorded {
+            // Last week was as large as it was.
+            return Ok((Trace { counts: whole.counts[..last].to_vec(), ..whole }, first));
+        }
         let peak = Trace { counts: whole.counts[first..last].to_vec(), ..whole.clone() };
         // The simulated part has this peak; what is learned from is scaled alike.
         let scaled = peak.scale_to_peak(self.trace.peak_rps)?;

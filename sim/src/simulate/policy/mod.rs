@@ -90,6 +90,8 @@ pub struct ServiceSeen<'a> {
     pub queued: usize,
     /// 95th percentile of the newest latencies.
     pub p95_s: f64,
+    /// Minutes that are over and settled: arrived, and of those answered in time.
+    pub minutes: &'a [(u32, u32)],
 }
 
 impl ServiceSeen<'_> {

@@ -8,6 +8,7 @@
 use super::{Command, Host, Policy, Seen};
 use crate::simulate::scenario::QueueKind;
 use crate::simulate::workload::Feed;
+use planner::budget::{Budget, Objective};
 use planner::model::*;
 use schemas::allocation::{InstanceAllocation, NodeAction};
 use std::collections::BTreeMap;
@@ -22,6 +23,8 @@ pub struct Ours {
     naming: Naming,
     /// What the last plan put on each node, before cores are borrowed.
     planned: BTreeMap<String, Vec<Host>>,
+    /// By service: its error budget, and how many minutes it knows of.
+    budgets: Vec<(Budget, usize)>,
 }
 
 impl Ours {
@@ -34,6 +37,22 @@ impl Ours {
             previous: Vec::new(),
             naming: Naming::default(),
             planned: BTreeMap::new(),
+            budgets: Vec::new(),
+        }
+    }
+
+    /// Minutes that are over go into the error budgets.
+    fn account(&mut self, seen: &Seen<'_>) {
+        for s in self.budgets.len()..seen.services.len() {
+            let service = &seen.world.services[s];
+            let objective = Objective { attainment: service.attainment, ..Objective::default() };
+            self.budgets.push((Budget::new(objective, service.slo_quantile), 0));
+        }
+        for ((budget, known), service) in self.budgets.iter_mut().zip(seen.services) {
+            for (arrived, in_time) in &service.minutes[*known..] {
+                budget.minute(u64::from(*arrived), u64::from(arrived.saturating_sub(*in_time)));
+            }
+            *known = service.minutes.len();
         }
     }
 
@@ -60,6 +79,7 @@ impl Ours {
                 observed,
                 backlog: seen.services[s].queued as u64,
                 dispersion: None,
+                allowance: self.budgets.get(s).map_or(0.0, |b| b.0.allowance()),
             };
             Service { load, ..world.planned(s) }
         });
@@ -117,6 +137,7 @@ impl Policy for Ours {
     }
 
     fn decide(&mut self, seen: &Seen<'_>) -> Vec<Command> {
+        self.account(seen);
         let plan = planner::plan(&self.inputs(seen));
         self.naming = plan.naming;
         let previous = |s: &schemas::allocation::ServicePlan| PreviousDemand {

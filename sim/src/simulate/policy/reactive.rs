@@ -225,3 +225,162 @@ fn forecast_interval_s(seen: &Seen<'_>) -> usize {
     let interval_ms = first.and_then(|f| f.by_interval.first()).map_or(60_000, |f| f.interval_ms);
     (interval_ms / 1000).max(1) as usize
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{NodeSeen, ServiceSeen};
+    use super::*;
+    use crate::simulate::scenario::tests::SMALL;
+    use crate::simulate::{Folders, Scenario, World};
+    use planner::lease::Lease;
+
+    /// A service with `n` ready nodes, of which each has been busy for a share of the time since the begin.
+    struct Stage {
+        world: World,
+        second: usize,
+        per_second: Vec<u32>,
+        in_system: Vec<f32>,
+        nodes: Vec<NodeSeen>,
+    }
+
+    impl Stage {
+        fn new(nodes: usize) -> Self {
+            let scenario = Scenario::parse(SMALL).expect("sound");
+            let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+            let world = World::new(&scenario, &Folders(vec![folder]), 1, &[]).expect("sound");
+            let host = Stage::unit(&world).host;
+            let node = |i: usize| NodeSeen {
+                id: format!("n{i}"),
+                flavor: 0,
+                state: FleetState::Ready,
+                lease: Lease { start_ms: 0, end_ms: 0 },
+                hosts: vec![host.clone()],
+                busy_s: 0.0,
+                ready_at_s: 0.0,
+            };
+            let nodes = (0..nodes).map(node).collect();
+            Stage { world, second: 0, per_second: Vec::new(), in_system: Vec::new(), nodes }
+        }
+
+        fn unit(world: &World) -> Unit {
+            Unit::cheapest(world, &world.flavors_at(0.0), 0, CapacityRule::Margin).expect("usable")
+        }
+
+        /// Seconds go by with this load, requests in the system, and share of busy workers.
+        fn pass(&mut self, seconds: usize, rate: u32, in_system: f32, busy: f64) {
+            self.second += seconds;
+            self.per_second.extend(std::iter::repeat_n(rate, seconds));
+            self.in_system.extend(std::iter::repeat_n(in_system, seconds));
+            let workers = f64::from(Stage::unit(&self.world).host.workers);
+            self.nodes.iter_mut().for_each(|n| n.busy_s += busy * workers * seconds as f64);
+        }
+
+        fn wanted(&self, state: &mut State, kind: Kind) -> usize {
+            let services = [ServiceSeen {
+                per_second: &self.per_second,
+                in_system: &self.in_system,
+                queued: 0,
+                p95_s: 0.1,
+                minutes: &[],
+            }];
+            let flavors = self.world.flavors_at(0.0);
+            let now_ms = self.world.start_ms + self.second as i64 * 1000;
+            let seen = Seen {
+                world: &self.world,
+                now_ms,
+                second: self.second,
+                flavors: &flavors,
+                services: &services,
+                nodes: &self.nodes,
+            };
+            state.wanted(kind, &seen, 0, &Stage::unit(&self.world))
+        }
+    }
+
+    #[test]
+    fn hpa_follows_utilisation_tolerates_a_tenth_and_comes_down_after_five_minutes() {
+        let (mut stage, mut state) = (Stage::new(4), State::default());
+        assert_eq!(stage.wanted(&mut state, Kind::Hpa(0.6)), 4, "nothing measured yet");
+        stage.pass(30, 10, 1.0, 0.9);
+        assert_eq!(stage.wanted(&mut state, Kind::Hpa(0.6)), 6, "4 * 0.9 / 0.6");
+        let (mut stage, mut state) = (Stage::new(4), State::default());
+        stage.wanted(&mut state, Kind::Hpa(0.6));
+        stage.pass(30, 10, 1.0, 0.65);
+        assert_eq!(stage.wanted(&mut state, Kind::Hpa(0.6)), 4, "within the tolerance");
+        for _ in 0..9 {
+            stage.pass(30, 10, 1.0, 0.15);
+            assert_eq!(stage.wanted(&mut state, Kind::Hpa(0.6)), 4, "held for 300 s");
+        }
+        for _ in 0..2 {
+            stage.pass(30, 10, 1.0, 0.15);
+            stage.wanted(&mut state, Kind::Hpa(0.6));
+        }
+        assert_eq!(stage.wanted(&mut state, Kind::Hpa(0.6)), 1, "4 * 0.15 / 0.6");
+    }
+
+    #[test]
+    fn kpa_panics_within_seconds_and_holds_for_a_minute() {
+        let unit_target = |s: &Stage| 0.7 * f64::from(Stage::unit(&s.world).host.workers);
+        let (mut stage, mut state) = (Stage::new(2), State::default());
+        let calm = (unit_target(&stage) * 1.5) as f32;
+        stage.pass(60, 10, calm, 0.5);
+        assert!(stage.wanted(&mut state, Kind::Kpa(0)) <= 2);
+        // Six seconds of ten times as much: the minute's mean asks for little, the panic window for ten times.
+        stage.pass(6, 100, calm * 10.0, 1.0);
+        let panic = stage.wanted(&mut state, Kind::Kpa(0));
+        assert!(panic >= 10, "{panic}");
+        stage.pass(58, 10, calm, 0.5);
+        assert_eq!(stage.wanted(&mut state, Kind::Kpa(0)), panic, "no scale-down in panic");
+        stage.pass(10, 10, calm, 0.5);
+        assert!(stage.wanted(&mut state, Kind::Kpa(0)) < panic);
+        // With a delay it comes down five minutes later.
+        let (mut stage, mut state) = (Stage::new(8), State::default());
+        stage.pass(60, 10, (unit_target(&stage) * 7.5) as f32, 0.9);
+        assert_eq!(stage.wanted(&mut state, Kind::Kpa(300)), 8);
+        stage.pass(240, 1, 0.1, 0.1);
+        assert_eq!(stage.wanted(&mut state, Kind::Kpa(300)), 8);
+        stage.pass(61, 1, 0.1, 0.1);
+        assert!(stage.wanted(&mut state, Kind::Kpa(300)) <= 1);
+    }
+
+    #[test]
+    fn keda_counts_lag_alone() {
+        let (mut stage, mut state) = (Stage::new(1), State::default());
+        let unit = Stage::unit(&stage.world);
+        let within_slo = unit.sustained_rps * 0.2;
+        stage.pass(30, 1, (within_slo * 4.5) as f32, 1.0);
+        assert_eq!(stage.wanted(&mut state, Kind::Keda), 5);
+        // Full utilisation without lag is nothing to it.
+        let (mut stage, mut state) = (Stage::new(1), State::default());
+        stage.pass(30, 1, (within_slo * 0.9) as f32, 1.0);
+        assert_eq!(stage.wanted(&mut state, Kind::Keda), 1);
+    }
+
+    #[test]
+    fn seldon_goes_up_one_by_one_and_down_after_ten_quiet_minutes() {
+        let (mut stage, mut state) = (Stage::new(2), State::default());
+        stage.pass(10, 500, 500.0, 1.0);
+        assert_eq!(stage.wanted(&mut state, Kind::Seldon), 3, "however large the lag");
+        let (mut stage, mut state) = (Stage::new(3), State::default());
+        stage.pass(60, 1, 0.1, 0.1);
+        for _ in 0..59 {
+            assert_eq!(stage.wanted(&mut state, Kind::Seldon), 3);
+            stage.pass(10, 1, 0.1, 0.1);
+        }
+        stage.pass(10, 1, 0.1, 0.1);
+        assert_eq!(stage.wanted(&mut state, Kind::Seldon), 2);
+    }
+
+    #[test]
+    fn mark_takes_the_larger_of_forecast_and_observation_and_falls_after_a_minute() {
+        let (mut stage, mut state) = (Stage::new(1), State::default());
+        let unit = Stage::unit(&stage.world);
+        stage.pass(20, (unit.sustained_rps * 2.5) as u32, 1.0, 1.0);
+        assert_eq!(stage.wanted(&mut state, Kind::Mark), 3, "no forecast at all, but observed");
+        let mut stage = Stage { nodes: Stage::new(3).nodes, ..stage };
+        stage.pass(40, 1, 0.1, 0.1);
+        assert_eq!(stage.wanted(&mut state, Kind::Mark), 3);
+        stage.pass(30, 1, 0.1, 0.1);
+        assert!(stage.wanted(&mut state, Kind::Mark) <= 1);
+    }
+}
