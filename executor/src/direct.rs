@@ -281,12 +281,17 @@ impl DirectReply {
 }
 
 /// A request in a queue. Dropping it gives the request up: it leaves the queue unless it has begun.
-#[derive(Debug)]
 pub struct Pending {
     service: Service,
     pool: Pool,
     answer: oneshot::Receiver<Result<OutRecord, Fault>>,
     settled: bool,
+}
+
+impl std::fmt::Debug for Pending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Pending").field(&self.service.name).finish()
+    }
 }
 
 impl Pending {

@@ -84,6 +84,11 @@ def triton_http(address, rows, expected):
     for request in pending:
         close(request.get_result().as_numpy(y), expected)
     close(client.infer(MODEL, [tensor], timeout=5_000_000).as_numpy(y), expected)
+    for algorithm in ("gzip", "deflate"):
+        result = client.infer(
+            MODEL, [tensor], request_compression_algorithm=algorithm, response_compression_algorithm=algorithm
+        )
+        close(result.as_numpy(y), expected)
 
     wrong = th.InferInput(x, [1, 15], "FP32")
     wrong.set_data_from_numpy(np.zeros((1, 15), dtype=np.float32))

@@ -87,6 +87,17 @@ impl Admission {
         Ok(())
     }
 
+    /// Bytes of one request at most.
+    pub(crate) fn max_body(&self) -> usize {
+        self.gateway.config.max_body
+    }
+
+    /// Takes into account that the body is `bytes` long by now, as far as it was not yet.
+    pub(crate) fn take_bytes_up_to(&mut self, bytes: usize) -> Result<(), Failure> {
+        let held = self.bytes.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        self.take_bytes(bytes.saturating_sub(held))
+    }
+
     /// Notes how the request ended, for the metrics.
     pub(crate) fn ended<T>(&mut self, outcome: &Result<T, Failure>) {
         self.status = outcome.as_ref().map_or_else(|failure| failure.code.status(), |_| 200);

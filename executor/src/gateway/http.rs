@@ -284,10 +284,6 @@ async fn read_call(
     body: Body,
     admission: &mut super::core::Admission,
 ) -> Result<Call, Failure> {
-    if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|e| *e != "identity") {
-        let message = format!("content-encoding: {encoding:?} is not served, send the body as it is");
-        return Err(Failure::new(Code::BadEncoding, message));
-    }
     let declared = text(headers, &header::CONTENT_LENGTH)?.and_then(|length| length.parse().ok());
     let json_length = match text(headers, &JSON_LENGTH)? {
         None => None,
@@ -296,7 +292,10 @@ async fn read_call(
             Failure::new(Code::BadRequest, message)
         })?),
     };
-    let body = body::read(body, declared, admission).await?;
+    let mut body = body::read(body, declared, admission).await?;
+    if let Some(encoding) = text(headers, &header::CONTENT_ENCODING)? {
+        body = body::decoded(body, encoding, admission).await?;
+    }
     let json = &body[..json_length.unwrap_or(body.len()).min(body.len())];
     let deadline_ms = deadline(text(headers, &DEADLINE)?, timeout_us(json)?)?;
     let traceparent = headers.get(TRACEPARENT).map(|value| Bytes::copy_from_slice(value.as_bytes()));

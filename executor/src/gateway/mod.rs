@@ -51,6 +51,7 @@ use self::metrics::Metrics;
 use self::path::Path;
 use self::server::Serving;
 use runtime::{Context, PortError};
+use std::convert::Infallible;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -233,7 +234,10 @@ async fn serve_http(listener: TcpListener, gateway: Arc<Gateway>, tls: Option<Tl
     let router = http::router(gateway);
     let handler = move |request| {
         let mut router = router.clone();
-        async move { router.call(request).await.unwrap_or_else(|never| match never {}) }
+        async move {
+            let answered: Result<_, Infallible> = router.call(request).await;
+            answered.unwrap_or_else(|never| match never {})
+        }
     };
     server::serve(listener, serving, handler, stop).await;
 }
