@@ -16,7 +16,6 @@ use schemas::status::{ExecutorStatus, InstanceState, ServiceStatus};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
 use support::*;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

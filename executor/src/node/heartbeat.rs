@@ -81,6 +81,7 @@ impl Node {
 
     /// Closes the period and forgets what has gone.
     fn next_status(&mut self) -> Option<OutRecord> {
+        self.tell_door();
         let now_ms = self.context.clock.now_ms();
         let status = ExecutorStatus {
             schema: Default::default(),
