@@ -99,6 +99,17 @@ impl Rig {
         statuses.iter().flat_map(|s| &s.services).filter(|s| s.service == service).map(count).sum()
     }
 
+    /// Waits until `arrivals` requests have come of which `depth` wait. A request counts before it is queued, so a
+    /// heartbeat that tells of all of them tells a depth of after the earlier ones were taken.
+    async fn queued(&self, arrivals: u64, depth: u64) {
+        let seen = || {
+            let statuses = self.broker.statuses("n1");
+            let last = statuses.last().into_iter().flat_map(|s| &s.services).any(|s| s.queue_depth == depth);
+            last && self.told("a", |s| s.direct_arrivals) == arrivals
+        };
+        until(&format!("{depth} of {arrivals} wait"), seen).await;
+    }
+
     async fn end(self) {
         self.stop.cancel();
         self.gateway.await.unwrap().unwrap();
@@ -316,8 +327,7 @@ async fn beyond_the_limits_clients_are_told_when_to_come_back() {
     let running = asks(0);
     until("one runs", || gate.waiting() == 1).await;
     let queued = asks(1);
-    let depth = |n: u64| move |s: &ExecutorStatus| s.services.iter().any(|s| s.queue_depth == n);
-    rig.broker.status("n1", "one waits", depth(1)).await;
+    rig.queued(2, 1).await;
     let full = rig.infer(&body(0.0, 0.0)).await;
     assert_eq!((full.status, full.header("retry-after")), (503, Some("1")), "the queue is full");
     let status = rig.client().model_infer(message(0.0, 0.0)).await.unwrap_err();
@@ -385,14 +395,10 @@ async fn a_request_whose_caller_left_does_not_wait_for_a_worker() {
     let running = tokio::spawn(async move { post(http, "/v2/models/a/infer", &body(0.0, 0.0)).await.status });
     until("one runs", || gate.waiting() == 1).await;
     let leaving = tokio::spawn(async move { post(http, "/v2/models/a/infer", &body(1.0, 0.0)).await.status });
-    let depth = |n: u64| move |s: &ExecutorStatus| s.services.iter().any(|s| s.queue_depth == n);
-    rig.broker.status("n1", "one waits", depth(1)).await;
+    rig.queued(2, 1).await;
     leaving.abort();
-    until("it left the queue", || {
-        let last = rig.broker.statuses("n1").pop().unwrap();
-        last.services.iter().all(|s| s.queue_depth == 0) && rig.told("a", |s| s.rejected) == 1
-    })
-    .await;
+    rig.queued(2, 0).await;
+    until("it is told", || rig.told("a", |s| s.rejected) == 1).await;
     gate.open();
     assert_eq!(running.await.unwrap(), 200);
     rig.end().await;
@@ -507,7 +513,7 @@ async fn at_the_end_readiness_goes_first_and_what_runs_is_finished() {
     let mut client = rig.client();
     let streamed = tokio::spawn(async move { client.model_infer(message(2.0, 2.0)).await });
     until("one runs", || gate.waiting() == 1).await;
-    rig.broker.status("n1", "one waits", |s| s.services.iter().any(|s| s.queue_depth == 1)).await;
+    rig.queued(2, 1).await;
     rig.stop.cancel();
     until("not ready", || !rig.readiness.checks()["gateway"].ready).await;
     let probe = get(http, "/v2/health/ready").await;

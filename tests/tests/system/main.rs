@@ -6,6 +6,7 @@ mod cli;
 mod demo;
 mod deploy;
 mod edges;
+mod gateway;
 mod ingest_loses_nothing;
 mod leaving;
 mod predictions;
