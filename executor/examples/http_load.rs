@@ -23,7 +23,8 @@ struct Options {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let options = options().ok_or("usage: ADDRESS PATH DIM[,DIM…] [--input NAME] [--connections N] [--seconds S] [--binary]")?;
+    let options =
+        options().ok_or("usage: ADDRESS PATH DIM[,DIM…] [--input NAME] [--connections N] [--seconds S] [--binary]")?;
     let request = request(&options);
     // Connections, plans and caches are warm before anything counts.
     run(&options, &request, Duration::from_secs(1))?;

@@ -182,10 +182,7 @@ impl Door {
         self.order(|done| Command::Unload(service.to_owned(), done)).await
     }
 
-    async fn order(
-        &self,
-        command: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Command,
-    ) -> Result<(), String> {
+    async fn order(&self, command: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Command) -> Result<(), String> {
         let (done, outcome) = oneshot::channel();
         let node = self.0.node.read().unwrap_or_else(PoisonError::into_inner).clone();
         let sent = node.map(|node| node.send(NodeEvent::Direct(command(done))));
@@ -201,7 +198,7 @@ fn admit(service: &Service, mut record: Record, max_rows: u32, received: Instant
     for _ in 0..2 {
         let Some(route) = service.route(version(&record)?)? else { break };
         let class = class(&record)?;
-            let deadline_ms = deadline_ms(&record, class, route.slo_ms)?;
+        let deadline_ms = deadline_ms(&record, class, route.slo_ms)?;
         let now_ms = service.clock.now_ms();
         if deadline_ms < now_ms {
             let detail = format!("deadline-ms: passed {} ms ago", now_ms - deadline_ms);
@@ -210,12 +207,12 @@ fn admit(service: &Service, mut record: Record, max_rows: u32, received: Instant
         let request = prepare(&record, route.pool.signature(), max_rows)?;
         let rows = u32::try_from(request.rows.len()).unwrap_or(u32::MAX);
         // Background work is no load to scale for.
-            if class != Class::Batch {
-                service.stats(|stats| stats.offered(now_ms, rows));
-            }
-            let order = order_key(&record);
+        if class != Class::Batch {
+            service.stats(|stats| stats.offered(now_ms, rows));
+        }
+        let order = order_key(&record);
         let (sender, answer) = oneshot::channel();
-        let reply = Reply::Direct(DirectReply { service: service.clone(), sender });
+        let reply = Reply::Direct(DirectReply { service: service.clone(), class, sender });
         let job = Box::new(Job { record, request, class, order, deadline_ms, received, member: NO_MEMBER, reply });
         match route.pool.push(job) {
             Ok(()) => {
@@ -243,6 +240,7 @@ fn count_rejected(service: &Service, fault: &Fault) {
 /// Where the answer to a direct request goes.
 pub(crate) struct DirectReply {
     service: Service,
+    class: Class,
     sender: oneshot::Sender<Result<OutRecord, Fault>>,
 }
 
@@ -269,10 +267,14 @@ impl DirectReply {
         let now_ms = service.clock.now_ms();
         let latency_ms = (now_ms - timestamp_ms).max(0) as f64;
         let in_slo = now_ms <= deadline_ms;
-        service.stats(|stats| stats.answered(now_ms, latency_ms, in_slo));
+        if self.class == Class::Batch {
+            service.stats(|stats| stats.answered_batch(in_slo));
+        } else {
+            service.stats(|stats| stats.answered(now_ms, latency_ms, in_slo));
+            service.metrics.latency_seconds.get_or_create(&service.label()).observe(latency_ms / 1e3);
+        }
         let in_time = if in_slo { "true" } else { "false" };
         service.metrics.answered.get_or_create(&AnswerLabel { service: service.name.clone(), in_time }).inc();
-        service.metrics.latency_seconds.get_or_create(&service.label()).observe(latency_ms / 1e3);
     }
 
     fn is_abandoned(&self) -> bool {

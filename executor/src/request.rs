@@ -487,7 +487,11 @@ mod tests {
 
     #[test]
     fn a_result_repeats_key_id_and_headers() {
-        let request = Prepared { id: Some("i".to_owned()), rows: vec![vec![], vec![]], outputs: vec![Wanted { index: 1, binary: false }] };
+        let request = Prepared {
+            id: Some("i".to_owned()),
+            rows: vec![vec![], vec![]],
+            outputs: vec![Wanted { index: 1, binary: false }],
+        };
         let rows = vec![vec![vec![1.0], vec![2.0, 3.0]], vec![vec![4.0], vec![5.0, 6.0]]];
         let parameters = ResultParameters {
             node: "n".to_owned(),

@@ -250,7 +250,10 @@ mod tests {
         stats.arrived_directly();
         stats.rejected();
         let period = stats.close_period(1000);
-        assert_eq!(period.counters, Counters { arrivals: 101, direct_arrivals: 1, answered: 100, in_slo: 90, rejected: 1 });
+        assert_eq!(
+            period.counters,
+            Counters { arrivals: 101, direct_arrivals: 1, answered: 100, in_slo: 90, rejected: 1 }
+        );
         assert_eq!(period.period_ms, 1000);
         let latency = period.latency.unwrap();
         for (value, expected) in [(latency.p50_ms, 50.0), (latency.p95_ms, 95.0), (latency.p99_ms, 99.0)] {

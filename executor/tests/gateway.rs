@@ -208,9 +208,7 @@ async fn http_infers_in_json_and_in_binary() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http_errors_are_json_and_name_what_was_wrong() {
     let rig = Rig::new(Config { max_body: 4096, ..gateway_config() }).await;
-    let tensor = |shape: Value, datatype: &str, data: Value| {
-        json!({"inputs": [{"name": "x", "shape": shape, "datatype": datatype, "data": data}]})
-    };
+    let tensor = |shape: Value, datatype: &str, data: Value| json!({"inputs": [{"name": "x", "shape": shape, "datatype": datatype, "data": data}]});
     let cases = [
         ("/v2/models/a/infer", tensor(json!([1, 3]), "FP32", json!([1, 2, 3])), 400, "inputs[`x`].shape"),
         ("/v2/models/a/infer", tensor(json!([1, 2]), "INT64", json!([1, 2])), 400, "`INT64`, expected `FP32`"),
@@ -230,7 +228,10 @@ async fn http_errors_are_json_and_name_what_was_wrong() {
         let reply = post(rig.http, path, &body).await;
         let error = reply.json();
         assert_eq!(reply.status, status, "{path}: {error}");
-        assert!(error["error"].as_str().is_some_and(|text| text.contains(part)), "{path}: {part} is missing in {error}");
+        assert!(
+            error["error"].as_str().is_some_and(|text| text.contains(part)),
+            "{path}: {part} is missing in {error}"
+        );
         assert_eq!(error.as_object().unwrap().len(), 1, "nothing but the error: {error}");
         assert_eq!(reply.header("retry-after"), (status == 503).then_some("1"));
     }
@@ -266,7 +267,8 @@ async fn grpc_answers_every_call() {
     assert_eq!((answer.id.as_str(), answer.model_version.as_str()), ("i", "1"));
     assert_eq!(answer.outputs[0].shape, [1, 1]);
     assert_eq!(first_float(&answer.raw_output_contents[0]), 3.5);
-    let many = futures::stream::iter((0..50).map(|i| ModelInferRequest { id: i.to_string(), ..message(i as f32, 0.0) }));
+    let many =
+        futures::stream::iter((0..50).map(|i| ModelInferRequest { id: i.to_string(), ..message(i as f32, 0.0) }));
     let mut stream = client.model_stream_infer(many).await.unwrap().into_inner();
     for i in 0..50 {
         let answer = stream.message().await.unwrap().unwrap();
@@ -309,9 +311,14 @@ async fn direct_arrivals_are_told_also_those_that_nobody_could_serve() {
     for _ in 0..3 {
         assert_eq!(post(rig.http, "/v2/models/b/infer", &body(0.0, 0.0)).await.status, 503);
     }
-    until("all arrivals told", || rig.told("a", |s| s.direct_arrivals) == 20 && rig.told("b", |s| s.direct_arrivals) == 3)
-        .await;
-    assert_eq!((rig.told("a", |s| s.arrivals), rig.told("a", |s| s.answered), rig.told("a", |s| s.in_slo)), (0, 20, 20));
+    until("all arrivals told", || {
+        rig.told("a", |s| s.direct_arrivals) == 20 && rig.told("b", |s| s.direct_arrivals) == 3
+    })
+    .await;
+    assert_eq!(
+        (rig.told("a", |s| s.arrivals), rig.told("a", |s| s.answered), rig.told("a", |s| s.in_slo)),
+        (0, 20, 20)
+    );
     assert_eq!(rig.told("b", |s| s.rejected), 3);
     rig.end().await;
 }
@@ -323,7 +330,8 @@ async fn beyond_the_limits_clients_are_told_when_to_come_back() {
     let limits = Config { max_in_flight: 3, ..gateway_config() };
     let rig = Rig::with(limits, node, FakeBackend::default().with_gate(gate.clone()), true).await;
     let (http, metrics) = (rig.http, rig.metrics.clone());
-    let asks = |i: usize| tokio::spawn(async move { post(http, "/v2/models/a/infer", &body(i as f32, 0.0)).await.status });
+    let asks =
+        |i: usize| tokio::spawn(async move { post(http, "/v2/models/a/infer", &body(i as f32, 0.0)).await.status });
     let running = asks(0);
     until("one runs", || gate.waiting() == 1).await;
     let queued = asks(1);
@@ -390,7 +398,8 @@ async fn bytes_are_limited() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_whose_caller_left_does_not_wait_for_a_worker() {
     let gate = Gate::closed();
-    let rig = Rig::with(gateway_config(), executor_config(), FakeBackend::default().with_gate(gate.clone()), true).await;
+    let rig =
+        Rig::with(gateway_config(), executor_config(), FakeBackend::default().with_gate(gate.clone()), true).await;
     let http = rig.http;
     let running = tokio::spawn(async move { post(http, "/v2/models/a/infer", &body(0.0, 0.0)).await.status });
     until("one runs", || gate.waiting() == 1).await;
@@ -410,7 +419,8 @@ async fn tokens_keep_others_out() {
     let rig = Rig::new(Config { tokens, ..gateway_config() }).await;
     let refused = rig.infer(&body(1.0, 1.0)).await;
     assert_eq!((refused.status, refused.header("www-authenticate")), (401, Some("Bearer")));
-    for (header, status) in [("Bearer second", 200), ("bearer first", 200), ("Bearer other", 401), ("Basic first", 401)] {
+    for (header, status) in [("Bearer second", 200), ("bearer first", 200), ("Bearer other", 401), ("Basic first", 401)]
+    {
         let headers = [("Authorization", header)];
         let reply = send(rig.http, "POST", "/v2/models/a/infer", &headers, body(1.0, 1.0).to_string().as_bytes()).await;
         assert_eq!(reply.status, status, "{header}");

@@ -9,7 +9,7 @@ use super::core::{Admission, Gateway, Protocol, index_state};
 use super::failure::{Code, Failure, RETRY_AFTER_MS};
 use super::grpc_codec::{from_answer, to_call};
 use super::http::platform;
-use super::message::deadline;
+use super::message::{deadline, handed_on};
 use super::path::{LoadWish, Model};
 use super::proto::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
 use super::proto::model_metadata_response::TensorMetadata;
@@ -156,7 +156,10 @@ fn some(text: &str) -> Option<&str> {
 
 fn header<'a>(metadata: &'a tonic::metadata::MetadataMap, name: &str) -> Result<Option<&'a str>, Failure> {
     let Some(value) = metadata.get(name) else { return Ok(None) };
-    value.to_str().map(Some).map_err(|_| Failure::new(Code::BadRequest, format!("bad-field: metadata {name}: not text")))
+    value
+        .to_str()
+        .map(Some)
+        .map_err(|_| Failure::new(Code::BadRequest, format!("bad-field: metadata {name}: not text")))
 }
 
 /// One inference with the metadata of its call.
@@ -168,7 +171,7 @@ async fn infer(
 ) -> Result<ModelInferResponse, Failure> {
     let prepared = to_call(request).and_then(|(mut call, timeout_us)| {
         call.deadline_ms = deadline(header(metadata, headers::DEADLINE_MS)?, timeout_us)?;
-        call.traceparent = header(metadata, headers::TRACEPARENT)?.map(|t| Bytes::copy_from_slice(t.as_bytes()));
+        call.handed_on = handed_on(|name| metadata.get(name).map(tonic::metadata::MetadataValue::as_encoded_bytes));
         Ok(call)
     });
     match prepared {
@@ -276,7 +279,8 @@ impl GrpcInferenceService for Handler {
     ) -> Result<Response<ModelMetadataResponse>, Status> {
         let request = request.into_inner();
         let model = self.gateway.described(&request.name, some(&request.version))?;
-        let (inputs, outputs) = model.signature.map_or_else(Default::default, |s| (tensors(&s.inputs), tensors(&s.outputs)));
+        let (inputs, outputs) =
+            model.signature.map_or_else(Default::default, |s| (tensors(&s.inputs), tensors(&s.outputs)));
         Ok(Response::new(ModelMetadataResponse {
             versions: self.gateway.versions(&model.name),
             name: model.name,
@@ -288,7 +292,8 @@ impl GrpcInferenceService for Handler {
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
         let (metadata, mut extensions, request) = request.into_parts();
-        let place = extensions.remove::<Place>().and_then(|p| p.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let place =
+            extensions.remove::<Place>().and_then(|p| p.0.lock().unwrap_or_else(PoisonError::into_inner).take());
         let mut admission = match place {
             Some(admission) => admission,
             None => self.gateway.admit(Protocol::Grpc)?,
@@ -330,7 +335,10 @@ impl GrpcInferenceService for Handler {
         Ok(Response::new(answers.buffered(STREAM_WIDTH).boxed()))
     }
 
-    async fn model_config(&self, request: Request<ModelConfigRequest>) -> Result<Response<ModelConfigResponse>, Status> {
+    async fn model_config(
+        &self,
+        request: Request<ModelConfigRequest>,
+    ) -> Result<Response<ModelConfigResponse>, Status> {
         let request = request.into_inner();
         let mut model = self.gateway.described(&request.name, some(&request.version))?;
         let signature = model.signature.take();

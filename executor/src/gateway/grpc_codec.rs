@@ -44,7 +44,7 @@ pub(crate) fn to_call(request: ModelInferRequest) -> Result<(Call, Option<u64>),
         body: body.freeze(),
         json_length: Some(json.len()),
         deadline_ms: None,
-        traceparent: None,
+        handed_on: Vec::new(),
     };
     Ok((call, timeout_us))
 }

@@ -7,7 +7,7 @@
 use super::body;
 use super::core::{Gateway, Protocol, index_state};
 use super::failure::{Code, Failure, RETRY_AFTER_MS};
-use super::message::{Answer, Call, deadline, timeout_us};
+use super::message::{Answer, Call, deadline, handed_on, timeout_us};
 use super::path::{LoadWish, Model};
 use super::server_metadata::{EXTENSIONS, NAME, VERSION};
 use axum::Router;
@@ -17,7 +17,6 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
-use bytes::Bytes;
 use http_body_util::BodyExt;
 use schemas::headers;
 use schemas::status::TensorSignature;
@@ -27,7 +26,6 @@ use std::sync::Arc;
 
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 const DEADLINE: HeaderName = HeaderName::from_static(headers::DEADLINE_MS);
-const TRACEPARENT: HeaderName = HeaderName::from_static(headers::TRACEPARENT);
 const CORRELATION: HeaderName = HeaderName::from_static(headers::CORRELATION_ID);
 
 /// Bytes of a request that carries no tensors.
@@ -167,7 +165,8 @@ async fn model_config(State(gateway): Shared, Path(named): Path<Named>) -> Resul
     let batched = signature.max_rows > 0;
     let dims = |t: &TensorSignature| t.shape[usize::from(batched).min(t.shape.len())..].to_vec();
     let configured = |all: &[TensorSignature]| -> Vec<Value> {
-        let one = |t: &TensorSignature| json!({"name": t.name, "data_type": format!("TYPE_{}", t.datatype), "dims": dims(t)});
+        let one =
+            |t: &TensorSignature| json!({"name": t.name, "data_type": format!("TYPE_{}", t.datatype), "dims": dims(t)});
         all.iter().map(one).collect()
     };
     let body = json!({
@@ -218,7 +217,8 @@ struct Control {
 
 async fn control(body: Body) -> Result<Control, Failure> {
     let limited = http_body_util::Limited::new(body, MAX_CONTROL_BODY);
-    let bytes = limited.collect().await.map_err(|e| Failure::new(Code::BadRequest, format!("the body: {e}")))?.to_bytes();
+    let bytes =
+        limited.collect().await.map_err(|e| Failure::new(Code::BadRequest, format!("the body: {e}")))?.to_bytes();
     if bytes.trim_ascii().is_empty() {
         return Ok(Control::default());
     }
@@ -298,8 +298,8 @@ async fn read_call(
     }
     let json = &body[..json_length.unwrap_or(body.len()).min(body.len())];
     let deadline_ms = deadline(text(headers, &DEADLINE)?, timeout_us(json)?)?;
-    let traceparent = headers.get(TRACEPARENT).map(|value| Bytes::copy_from_slice(value.as_bytes()));
-    Ok(Call { service: named.model, version: named.version, body, json_length, deadline_ms, traceparent })
+    let handed_on = handed_on(|name| headers.get(name).map(HeaderValue::as_bytes));
+    Ok(Call { service: named.model, version: named.version, body, json_length, deadline_ms, handed_on })
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Failure> {

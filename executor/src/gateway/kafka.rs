@@ -67,9 +67,14 @@ impl OverKafka {
         answers.push(self.rejected_topic.clone());
         let status = vec![topics.name(schemas::topics::EXECUTOR_STATUS)];
         tokio::try_join!(
-            self.follow(answers, Start::End, |record| self.on_answer(record), || {
-                self.reading.store(true, Ordering::Release);
-            }),
+            self.follow(
+                answers,
+                Start::End,
+                |record| self.on_answer(record),
+                || {
+                    self.reading.store(true, Ordering::Release);
+                }
+            ),
             self.follow(status, Start::Beginning, |record| self.on_status(&record), || {}),
         )?;
         Ok(())

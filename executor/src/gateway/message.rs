@@ -23,8 +23,8 @@ pub(crate) struct Call {
     pub(crate) json_length: Option<usize>,
     /// How long an answer is useful; absent: the service's SLO.
     pub(crate) deadline_ms: Option<u32>,
-    /// W3C trace context of the caller.
-    pub(crate) traceparent: Option<Bytes>,
+    /// Headers that are handed on as they came, see [`HANDED_ON`].
+    pub(crate) handed_on: Vec<(&'static str, Bytes)>,
 }
 
 impl Call {
@@ -40,8 +40,8 @@ impl Call {
         if let Some(deadline_ms) = self.deadline_ms {
             all.push(headers::DEADLINE_MS, deadline_ms.to_string());
         }
-        if let Some(traceparent) = &self.traceparent {
-            all.push(headers::TRACEPARENT, traceparent.clone());
+        for (name, value) in &self.handed_on {
+            all.push(*name, value.clone());
         }
         all
     }
@@ -50,7 +50,8 @@ impl Call {
     pub(crate) fn into_record(self, now_ms: EpochMs) -> Record {
         Record {
             topic: String::new(),
-            partition: 0,
+            // Order is kept among the requests of one partition, and apart from Kafka's.
+            partition: -1,
             offset: 0,
             timestamp_ms: now_ms,
             key: None,
@@ -58,6 +59,18 @@ impl Call {
             value: Some(self.body),
         }
     }
+}
+
+/// Headers and metadata that reach the node as they came.
+const HANDED_ON: [&str; 3] = [headers::TRACEPARENT, headers::PRIORITY, headers::ORDER_KEY];
+
+/// Those of them that a request has. A `priority` that is none of ours is left out: HTTP has a header of this name.
+pub(crate) fn handed_on<'a>(get: impl Fn(&'static str) -> Option<&'a [u8]>) -> Vec<(&'static str, Bytes)> {
+    let is_ours = |name: &str, value: &[u8]| {
+        name != headers::PRIORITY || headers::PRIORITIES.iter().any(|p| p.as_bytes() == value)
+    };
+    let present = HANDED_ON.iter().filter_map(|name| get(name).map(|value| (*name, value)));
+    present.filter(|(name, value)| is_ours(name, value)).map(|(name, v)| (name, Bytes::copy_from_slice(v))).collect()
 }
 
 /// An answer: JSON, then the binary tensors.
@@ -154,13 +167,20 @@ mod tests {
             body: Bytes::from_static(b"{}1234"),
             json_length: Some(2),
             deadline_ms: Some(50),
-            traceparent: Some(Bytes::from_static(b"00-x")),
+            handed_on: handed_on(|name| match name {
+                "priority" => Some(b"high"),
+                "traceparent" => Some(b"00-x"),
+                _ => None,
+            }),
         };
         let record = call.into_record(7);
         assert_eq!(record.timestamp_ms, 7);
         let h = |name: &str| record.headers.get_str(name);
         assert_eq!(h(headers::INFERENCE_HEADER_CONTENT_LENGTH), Some("2"));
         assert_eq!((h("model-version"), h("deadline-ms"), h("traceparent")), (Some("3"), Some("50"), Some("00-x")));
+        assert_eq!((h("priority"), h("order-key")), (Some("high"), None));
+        let browser = handed_on(|name| (name == "priority").then_some(b"u=1, i".as_slice()));
+        assert_eq!(browser, [], "RFC 9218's header of the same name is another thing");
     }
 
     #[test]

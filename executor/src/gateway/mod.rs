@@ -41,8 +41,6 @@ pub mod proto {
 pub use config::{Config, Mode};
 pub use path::Served;
 
-use crate::direct::Door;
-use crate::error::Error;
 use self::core::{Gateway, Protocol};
 use self::direct::Direct;
 use self::hybrid::Hybrid;
@@ -50,6 +48,8 @@ use self::kafka::OverKafka;
 use self::metrics::Metrics;
 use self::path::Path;
 use self::server::Serving;
+use crate::direct::Door;
+use crate::error::Error;
 use runtime::{Context, PortError};
 use std::convert::Infallible;
 use std::hash::{BuildHasher, Hasher, RandomState};

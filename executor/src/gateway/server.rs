@@ -46,8 +46,7 @@ pub(crate) fn tls_acceptor(config: &TlsConfig, protocols: &[&[u8]]) -> Result<Tl
     let chain = CertificateDer::pem_file_iter(&config.certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|e| unusable("certificate", &config.certificate, e.to_string()))?;
-    let key =
-        PrivateKeyDer::from_pem_file(&config.key).map_err(|e| unusable("key", &config.key, e.to_string()))?;
+    let key = PrivateKeyDer::from_pem_file(&config.key).map_err(|e| unusable("key", &config.key, e.to_string()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut server = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

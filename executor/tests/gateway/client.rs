@@ -55,9 +55,11 @@ async fn exchange(mut io: impl AsyncRead + AsyncWrite + Unpin, request: &[u8]) -
     let _ = io.write_all(request).await;
     let _ = io.flush().await;
     let mut reply = Vec::new();
-    tokio::time::timeout(PATIENCE, io.read_to_end(&mut reply)).await.expect("an answer within patience").or_else(|e| {
-        if reply.is_empty() { Err(e) } else { Ok(0) }
-    })?;
+    tokio::time::timeout(PATIENCE, io.read_to_end(&mut reply)).await.expect("an answer within patience").or_else(
+        |e| {
+            if reply.is_empty() { Err(e) } else { Ok(0) }
+        },
+    )?;
     Ok(reply)
 }
 
