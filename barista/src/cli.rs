@@ -47,8 +47,8 @@ enum Command {
     /// Serves predictions on this node.
     #[command(after_help = "Example: barista executor -c barista.toml --node edge-1 --cores 4")]
     Executor(up::ExecutorArgs),
-    /// Open Inference Protocol over HTTP and gRPC (not available yet).
-    #[command(after_help = "This version has no gateway: not available yet.")]
+    /// Open Inference Protocol over HTTP and gRPC; requests go over Kafka (`executor --gateway`: straight into the node).
+    #[command(after_help = "Example: barista gateway -c barista.toml")]
     Gateway(up::RoleArgs),
     /// The dashboard page.
     #[command(after_help = "Example: barista dashboard -c barista.toml")]

@@ -34,6 +34,8 @@ pub struct Config {
     pub provider: planner::config::ProviderConfig,
     /// Executor.
     pub executor: executor::Config,
+    /// Gateway.
+    pub gateway: executor::gateway::Config,
     /// Dashboard.
     pub dashboard: crate::dashboard::Config,
     /// Metrics, traces, logs.
@@ -97,6 +99,7 @@ impl Config {
         problems.extend(aggregate.problems());
         problems.extend(self.forecaster.problems());
         problems.extend(self.executor.problems());
+        problems.extend(self.gateway.problems());
         problems.extend(planner::config::problems(&self.planner, &self.provider, &self.service, &self.flavor));
         problems
     }

@@ -11,7 +11,7 @@ use runtime::{Bus, Context, Readiness, SystemClock, admin, metrics};
 use schemas::Topics;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,9 @@ const BROKER_WAIT: Duration = Duration::from_secs(60);
 
 /// How long a process that ends waits for its consumers to leave their groups.
 const LEAVE_WAIT: Duration = Duration::from_secs(1);
+
+/// Backend of a model that is loaded through a gateway while its configuration leaves the choice open.
+const DEFAULT_BACKEND: &str = "tract";
 
 /// What a process can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -42,8 +45,15 @@ pub enum Role {
 
 impl Role {
     /// Roles of `barista up` without `--roles`: all that this version has.
-    pub const ALL: [Role; 6] =
-        [Role::Ingest, Role::Aggregate, Role::Forecaster, Role::Planner, Role::Executor, Role::Dashboard];
+    pub const ALL: [Role; 7] = [
+        Role::Ingest,
+        Role::Aggregate,
+        Role::Forecaster,
+        Role::Planner,
+        Role::Executor,
+        Role::Gateway,
+        Role::Dashboard,
+    ];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -71,6 +81,10 @@ pub struct Process {
     pub node_command: NodeCommand,
     /// Ingest's counts, once it was started here.
     pub ingest: Option<ingest::Metrics>,
+    /// The executor that was started here, for a gateway.
+    door: Option<executor::direct::Door>,
+    /// The gateway that was started here: the executor ends after it.
+    gateway: Arc<OnceLock<CancellationToken>>,
     supervisor: Supervisor,
     /// Kept until everything else has stopped.
     broker: Option<broker::Broker>,
@@ -121,6 +135,8 @@ impl Process {
             context,
             dashboard: dashboard::Handle::default(),
             ingest: None,
+            door: None,
+            gateway: Arc::default(),
             supervisor: Supervisor::new(CancellationToken::new(), deadline),
             config,
             broker,
@@ -159,15 +175,58 @@ impl Process {
             }
             Role::Forecaster => self.spawn("forecaster", forecaster::run(config.forecaster, context, token)),
             Role::Planner => self.start_planner(context, token)?,
-            Role::Executor => self.spawn("executor", executor::run(config.executor, context, token)),
-            Role::Gateway => {
-                return usage("this version has no gateway yet; send requests over Kafka (docs/consume.md)");
-            }
+            Role::Executor => self.start_executor(context, token),
+            Role::Gateway => self.start_gateway(context, token),
             Role::Dashboard => {
                 self.spawn("dashboard", dashboard::run(config.dashboard, context, self.dashboard.clone(), token));
             }
         }
         Ok(())
+    }
+
+    /// The executor ends when the process does, but after the gateway whose requests it serves.
+    fn start_executor(&mut self, context: Context, token: CancellationToken) {
+        let door = executor::direct::Door::new();
+        self.door = Some(door.clone());
+        let (config, gateway, stop) = (self.config.executor.clone(), self.gateway.clone(), CancellationToken::new());
+        let told = stop.clone();
+        let life = executor::run_behind(door, config, context, stop, executor::backend::Backends::available());
+        let order = async move {
+            token.cancelled().await;
+            if let Some(ended) = gateway.get() {
+                ended.cancelled().await;
+            }
+            told.cancel();
+            std::future::pending::<()>().await;
+        };
+        self.spawn("executor", async move {
+            tokio::select! {
+                outcome = life => outcome,
+                () = order => Ok(()),
+            }
+        });
+    }
+
+    fn start_gateway(&mut self, context: Context, token: CancellationToken) {
+        let served = |s: &planner::config::ServiceConfig| executor::gateway::Served {
+            name: s.name.clone(),
+            model: s.model.clone(),
+            version: s.version.clone(),
+            backend: s.backend.clone(),
+            slo_ms: s.slo_p95_ms,
+        };
+        let served = self.config.service.iter().map(served).collect();
+        let node = self.door.clone().map(|door| executor::gateway::Node {
+            door,
+            max_rows: self.config.executor.max_rows,
+            backend: DEFAULT_BACKEND.to_owned(),
+        });
+        let ended = self.gateway.get_or_init(CancellationToken::new).clone();
+        let config = self.config.gateway.clone();
+        self.spawn("gateway", async move {
+            let _ended = ended.drop_guard();
+            executor::gateway::run(config, served, node, context, token).await
+        });
     }
 
     fn start_planner(&mut self, context: Context, token: CancellationToken) -> Outcome {

@@ -490,6 +490,7 @@ mod fixture {
             planned_workers,
             load_ms: (state == InstanceState::Ready).then_some(412.0),
             error: (state == InstanceState::Failed).then(|| "model file is not ONNX: unexpected end".to_owned()),
+            signature: None,
         }
     }
 

@@ -6,7 +6,7 @@
 //! Cores, pure, with time as an argument: [`queue`] (order, admission, shedding, batches), [`vertical`] (workers of an
 //! instance), [`instance`] (states), [`reconcile`] (plan to actions), [`request`] (wire to rows and back), [`stats`].
 //! Shells: [`service`] (the node and its life), `member` (one consumer of a service), `pool` (worker threads),
-//! `control` (the plan). [`backend`] runs models; [`profile`] measures them.
+//! `control` (the plan), [`direct`] (requests on connections), [`gateway`] (Open Inference Protocol). [`backend`] runs models; [`profile`] measures them.
 //!
 //! Invariants:
 //! - Every request that is read ends in exactly one result or rejection, or is given back to the group uncommitted;
@@ -14,12 +14,14 @@
 //! - Everything is bounded: queues by requests, members by requests in flight, workers by the node's permits.
 //! - Without a planner the node goes on with its last plan.
 //!
-//! Left out: exactly-once delivery, requests that come straight from a gateway, priorities, GPUs.
+//! Left out: exactly-once delivery, priorities, GPUs.
 
 pub mod backend;
 pub mod config;
 mod control;
+pub mod direct;
 mod error;
+pub mod gateway;
 pub mod instance;
 mod member;
 pub mod metrics;
@@ -35,4 +37,4 @@ pub mod vertical;
 
 pub use config::Config;
 pub use error::Error;
-pub use service::{run, run_with};
+pub use service::{run, run_behind, run_with};

@@ -18,7 +18,7 @@ mod exactly_once;
 
 use crate::error::Error;
 use crate::metrics::{AnswerLabel, Metrics, ReasonLabel, ServiceLabel};
-use crate::pool::{Accepted, Finished, Job, NotTaken, Pool};
+use crate::pool::{Accepted, Finished, Job, NotTaken, Pool, Reply};
 use crate::queue::Class;
 use crate::request::{Fault, class, deadline_ms, order_key, prepare, version};
 use crate::stats::Stats;
@@ -137,7 +137,13 @@ impl Service {
         with(&mut self.routing.write().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn route(&self, version: Option<&str>) -> Result<Option<Route>, Fault> {
+    /// True while some pool serves.
+    pub(crate) fn is_served(&self) -> bool {
+        self.routing.read().unwrap_or_else(PoisonError::into_inner).serves()
+    }
+
+    /// Who serves this version, or any; `None` while nobody serves.
+    pub(crate) fn route(&self, version: Option<&str>) -> Result<Option<Route>, Fault> {
         let routing = self.routing.read().unwrap_or_else(PoisonError::into_inner);
         match routing.find(version) {
             Some(route) => Ok(Some(route)),
@@ -151,7 +157,8 @@ impl Service {
         }
     }
 
-    fn label(&self) -> ServiceLabel {
+    /// Label of its metrics.
+    pub(crate) fn label(&self) -> ServiceLabel {
         ServiceLabel { service: self.name.clone() }
     }
 }
@@ -371,7 +378,7 @@ impl Member {
             deadline_ms,
             received,
             member: self.options.member,
-            finished: self.finished.clone(),
+            reply: Reply::Member(self.finished.clone()),
         });
         Ok(Some((route.pool, job)))
     }

@@ -63,6 +63,8 @@ type Seconds = Family<ServiceLabel, Histogram, fn() -> Histogram>;
 pub struct Metrics {
     /// Requests taken from Kafka.
     pub requests: Family<ServiceLabel, Counter>,
+    /// Requests taken at the node's door.
+    pub direct_requests: Family<ServiceLabel, Counter>,
     /// Results written.
     pub answered: Family<AnswerLabel, Counter>,
     /// Rejections written.
@@ -109,6 +111,7 @@ impl Metrics {
         let seconds = || Family::new_with_constructor(latency_histogram as fn() -> Histogram);
         let metrics = Metrics {
             requests: Family::default(),
+            direct_requests: Family::default(),
             answered: Family::default(),
             rejected: Family::default(),
             retries: Counter::default(),
@@ -136,6 +139,7 @@ impl Metrics {
             let registry = registry.sub_registry_with_prefix("barista_executor");
             let m = self.clone();
             registry.register("requests", "Requests taken from Kafka", m.requests);
+            registry.register("direct_requests", "Requests taken straight from a gateway", m.direct_requests);
             registry.register("answered", "Results written, by whether they came before their deadline", m.answered);
             registry.register("rejected", "Requests rejected, by reason", m.rejected);
             registry.register("write_retries", "Results or rejections that had to be written again", m.retries);

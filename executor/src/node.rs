@@ -11,6 +11,7 @@
 //!
 //! Left out: heartbeats (`heartbeat`) and the number of workers (`scaling`).
 
+mod door;
 mod heartbeat;
 mod scaling;
 
@@ -18,6 +19,7 @@ use crate::backend::slowed::Slowed;
 use crate::backend::{Backends, LoadError, LoadOptions, Model, panic_message};
 use crate::config::{Config, Delivery};
 use crate::control::Order;
+use crate::direct::{self, Door};
 use crate::error::Error;
 use crate::instance::{Event, Instance, InstanceKey};
 use crate::member::{self, Mode, Route, Routing, Service};
@@ -55,6 +57,8 @@ pub(crate) enum NodeEvent {
     Loaded { key: InstanceKey, generation: u64, outcome: Result<(Arc<dyn Model>, f64), LoadError> },
     /// A pool has something to say.
     Pool { key: InstanceKey, generation: u64, event: PoolEvent },
+    /// Somebody at the door asks for a model.
+    Direct(direct::Command),
     /// A group member has left.
     MemberEnded { service: String, member: u64, outcome: Result<(), Error> },
 }
@@ -95,6 +99,9 @@ pub(crate) struct Node {
     state: NodeState,
     started_at_ms: EpochMs,
     allocation: Option<NodeAllocation>,
+    /// Requests that come on connections, and models asked for there.
+    door: Door,
+    loaded: BTreeMap<String, InstanceAllocation>,
     retired: bool,
     stopping: bool,
     failure: Option<Error>,
@@ -117,7 +124,9 @@ impl Node {
         context: Context,
         backends: Backends,
         events: mpsc::UnboundedSender<NodeEvent>,
+        door: Door,
     ) -> Self {
+        door.open(events.clone());
         context.readiness.set("executor", false, format!("node {id} boots"));
         Node {
             metrics: Metrics::register(&context.registry),
@@ -126,6 +135,8 @@ impl Node {
             state: NodeState::Booting,
             started_at_ms: context.clock.now_ms(),
             allocation: None,
+            door,
+            loaded: BTreeMap::new(),
             retired: false,
             stopping: false,
             failure: None,
@@ -237,6 +248,7 @@ impl Node {
             NodeEvent::Order(order) => self.on_order(order),
             NodeEvent::ControlFailed(error) => self.fail(Error::port("reading the plan", error)),
             NodeEvent::Loaded { key, generation, outcome } => self.on_loaded(&key, generation, outcome),
+            NodeEvent::Direct(command) => self.on_direct(command),
             NodeEvent::Pool { key, generation, event } => self.on_pool(&key, generation, event),
             NodeEvent::MemberEnded { service, member, outcome } => {
                 self.on_member_ended(&service, member, outcome).await
@@ -272,7 +284,8 @@ impl Node {
         let now_ms = self.context.clock.now_ms();
         let allocation = self.allocation.as_ref().filter(|_| !self.stopping && !self.retired);
         let retry_ms = self.config.retry_load.as_ms();
-        for action in reconcile(&self.instances, allocation, now_ms, retry_ms) {
+        let allocation = direct::with_loaded(&self.id, allocation, &self.loaded);
+        for action in reconcile(&self.instances, allocation.as_ref(), now_ms, retry_ms) {
             match action {
                 Action::CancelDrain(key) => self.cancel_drain(&key),
                 Action::Load(plan) => self.load(plan),
@@ -436,6 +449,7 @@ impl Node {
             slo_ms: plan.slo_ms,
         });
         host.slo_ms = plan.slo_ms;
+        self.door.lead_to(&host.service);
         host
     }
 

@@ -13,6 +13,7 @@
 //! The channel of finished jobs is unbounded in type and bounded by what its member lets be in flight.
 
 use crate::backend::{InferError, Model, Row, Worker, panic_message};
+use crate::direct::DirectReply;
 use crate::metrics::{Metrics, ServiceLabel};
 use crate::queue::{Class, Entry, Limits, Queue, Refusal, ServiceTime, Workers};
 use crate::request::{Answerer, Fault, Prepared, respond};
@@ -45,7 +46,16 @@ pub(crate) struct Job {
     /// Group member that read it.
     pub(crate) member: u64,
     /// Where it goes when it is finished.
-    pub(crate) finished: mpsc::UnboundedSender<Finished>,
+    pub(crate) reply: Reply,
+}
+
+/// Who is told when a job is finished.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// The group member that read it.
+    Member(mpsc::UnboundedSender<Finished>),
+    /// Whoever waits at the node's door.
+    Direct(DirectReply),
 }
 
 /// A job on the heap: it moves between member, queue and batch.
@@ -64,9 +74,13 @@ pub(crate) struct Finished {
 
 impl Job {
     fn finish(self: Box<Self>, outcome: Result<OutRecord, Fault>) {
-        let Job { record, deadline_ms, finished, .. } = *self;
-        // Without a receiver the member is gone and its offsets are uncommitted: the next owner serves the request.
-        let _ = finished.send(Finished { record, deadline_ms, outcome });
+        let Job { record, deadline_ms, reply, .. } = *self;
+        let finished = Finished { record, deadline_ms, outcome };
+        match reply {
+            // Without a receiver the member is gone and its offsets are uncommitted: the next owner serves the request.
+            Reply::Member(member) => drop(member.send(finished)),
+            Reply::Direct(direct) => direct.finish(finished),
+        }
     }
 }
 

@@ -7,15 +7,19 @@
 //!
 //! Tensors may follow the JSON in binary (the protocol's binary tensor extension): header
 //! `Inference-Header-Content-Length` gives the length of the JSON, `binary_data_size` the bytes of each tensor,
-//! little-endian. Results are always JSON.
+//! little-endian. A result carries an output in binary when the request asks for it (`binary_data` of the output, else
+//! `binary_data_output` of the request): then it has the same header and its tensors a `binary_data_size`. Otherwise it
+//! is plain JSON.
 
 use crate::backend::{Row, Signature, TensorSpec};
 use crate::queue::Class;
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use runtime::{OutRecord, Record};
 use schemas::EpochMs;
 use schemas::headers::{self, Reason};
-use schemas::prediction::{InferRequest, InferResponse, ResultParameters, Tensor, TensorError, decode_request};
+use schemas::prediction::{
+    InferRequest, InferResponse, Parameters, RequestedOutput, ResultParameters, Tensor, TensorError, decode_request,
+};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Why a request is not served.
@@ -46,8 +50,17 @@ pub struct Prepared {
     pub id: Option<String>,
     /// Rows, at least one.
     pub rows: Vec<Row>,
-    /// Indexes of the outputs that are wanted.
-    pub outputs: Vec<usize>,
+    /// Outputs that are wanted.
+    pub outputs: Vec<Wanted>,
+}
+
+/// An output that is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its place in the signature.
+    pub index: usize,
+    /// Its elements follow the JSON in binary.
+    pub binary: bool,
 }
 
 /// What background work has when it names no deadline of its own: a day, milliseconds.
@@ -112,6 +125,7 @@ pub fn prepare(record: &Record, signature: &Signature, max_rows: u32) -> Result<
     let mut blobs = blobs(&request, binary)?;
     for (i, spec) in signature.inputs.iter().enumerate() {
         let (position, tensor) = tensors[i];
+        refuse_unserved(&tensor.parameters, &format!("inputs[`{}`].parameters", spec.name))?;
         let n = row_count(tensor, spec, signature, max_rows)?;
         if i == 0 {
             rows = vec![Vec::with_capacity(signature.inputs.len()); n];
@@ -229,17 +243,43 @@ fn bad_shape(tensor: &Tensor, expected: &str) -> Fault {
     Fault::new(Reason::BadShape, detail)
 }
 
-fn wanted_outputs(request: &InferRequest, signature: &Signature) -> Result<Vec<usize>, Fault> {
+fn wanted_outputs(request: &InferRequest, signature: &Signature) -> Result<Vec<Wanted>, Fault> {
+    let all_binary = flag(&request.parameters, "binary_data_output", "parameters")?.unwrap_or(false);
     if request.outputs.is_empty() {
-        return Ok((0..signature.outputs.len()).collect());
+        return Ok((0..signature.outputs.len()).map(|index| Wanted { index, binary: all_binary }).collect());
     }
-    let find = |name: &str| {
-        signature.outputs.iter().position(|spec| spec.name == name).ok_or_else(|| {
+    let find = |output: &RequestedOutput| {
+        let name = &output.name;
+        let place = format!("outputs[`{name}`].parameters");
+        refuse_unserved(&output.parameters, &place)?;
+        let index = signature.outputs.iter().position(|spec| spec.name == *name).ok_or_else(|| {
             let detail = format!("outputs[`{name}`]: no such output, the model has {}", names(&signature.outputs));
             Fault::new(Reason::BadField, detail)
-        })
+        })?;
+        let binary = flag(&output.parameters, "binary_data", &place)?.unwrap_or(all_binary);
+        Ok(Wanted { index, binary })
     };
-    request.outputs.iter().map(|output| find(&output.name)).collect()
+    request.outputs.iter().map(find).collect()
+}
+
+/// A parameter that is true or false; `place` names where it stands.
+fn flag(parameters: &Parameters, name: &str, place: &str) -> Result<Option<bool>, Fault> {
+    match parameters.get(name) {
+        None => Ok(None),
+        Some(serde_json::Value::Bool(value)) => Ok(Some(*value)),
+        Some(other) => Err(Fault::new(Reason::BadField, format!("{place}.{name}: `{other}`, expected true or false"))),
+    }
+}
+
+/// Extensions that change what a tensor means and are not served must not be ignored.
+fn refuse_unserved(parameters: &Parameters, place: &str) -> Result<(), Fault> {
+    for name in ["classification", "shared_memory_region"] {
+        // A count of 0 classes is how some clients say that they want none.
+        if parameters.get(name).is_some_and(|value| *value != 0) {
+            return Err(Fault::new(Reason::BadField, format!("{place}.{name}: this extension is not served")));
+        }
+    }
+    Ok(())
 }
 
 fn names(specs: &[TensorSpec]) -> String {
@@ -267,13 +307,19 @@ pub fn respond(
     parameters: ResultParameters,
 ) -> Result<OutRecord, Fault> {
     let mut outputs = Vec::with_capacity(request.outputs.len());
-    for &i in &request.outputs {
-        let spec = &signature.outputs[i];
+    let mut blobs = Vec::new();
+    for &Wanted { index, binary } in &request.outputs {
+        let spec = &signature.outputs[index];
         let batch = signature.batched.then_some(rows.len());
         let shape = batch.into_iter().chain(spec.shape.iter().copied()).collect();
-        let data: Vec<f32> = rows.iter().flat_map(|row| row[i].iter().copied()).collect();
-        let tensor = Tensor::fp32(spec.name.clone(), shape, &data);
-        outputs.push(tensor.map_err(|e| Fault::new(Reason::InferenceFailed, format!("output {}", e.detail)))?);
+        let data: Vec<f32> = rows.iter().flat_map(|row| row[index].iter().copied()).collect();
+        if binary {
+            outputs.push(binary_tensor(spec, shape, data.len()));
+            blobs.push(data);
+        } else {
+            let tensor = Tensor::fp32(spec.name.clone(), shape, &data);
+            outputs.push(tensor.map_err(|e| Fault::new(Reason::InferenceFailed, format!("output {}", e.detail)))?);
+        }
     }
     let response = InferResponse {
         model_name: answerer.service.clone(),
@@ -282,14 +328,35 @@ pub fn respond(
         parameters,
         outputs,
     };
-    let value = serde_json::to_vec(&response)
+    let json = serde_json::to_vec(&response)
         .map_err(|e| Fault::new(Reason::InferenceFailed, format!("the result cannot be written as JSON: {e}")))?;
-    let mut out = OutRecord::new(answerer.topic.clone()).value(value);
+    let mut out = OutRecord::new(answerer.topic.clone());
     out.key = record.key.clone();
-    // The result is plain JSON whatever the request was.
     let repeated = |name: &str| name != headers::INFERENCE_HEADER_CONTENT_LENGTH;
     out.headers.0.extend(record.headers.0.iter().filter(|(name, _)| repeated(name)).cloned());
+    if blobs.is_empty() {
+        out.value = Some(json.into());
+    } else {
+        out.headers.push(headers::INFERENCE_HEADER_CONTENT_LENGTH, json.len().to_string());
+        out.value = Some(followed_by(&json, &blobs));
+    }
     Ok(out)
+}
+
+fn binary_tensor(spec: &TensorSpec, shape: Vec<usize>, elements: usize) -> Tensor {
+    let mut parameters = Parameters::new();
+    parameters.insert("binary_data_size".to_owned(), (4 * elements).into());
+    Tensor { name: spec.name.clone(), shape, datatype: spec.datatype.as_str().to_owned(), parameters, data: None }
+}
+
+fn followed_by(json: &[u8], blobs: &[Vec<f32>]) -> Bytes {
+    let binary: usize = blobs.iter().map(|blob| 4 * blob.len()).sum();
+    let mut bytes = BytesMut::with_capacity(json.len() + binary);
+    bytes.put_slice(json);
+    for x in blobs.iter().flatten() {
+        bytes.put_f32_le(*x);
+    }
+    bytes.freeze()
 }
 
 #[cfg(test)]
@@ -339,7 +406,7 @@ mod tests {
         let body = body(&[z, &x("[2,2]", "FP32", "[[1,2],[3,4]]")]);
         let prepared = prepare(&record(body, &[]), &signature(), 8).unwrap();
         assert_eq!(prepared.rows, vec![vec![vec![1.0, 2.0], vec![5.0, 6.0]], vec![vec![3.0, 4.0], vec![7.0, 8.0]]]);
-        assert_eq!(prepared.outputs, [0, 1]);
+        assert_eq!(prepared.outputs, [0, 1].map(|index| Wanted { index, binary: false }));
         assert_eq!(prepared.id.as_deref(), Some("i"));
     }
 
@@ -420,7 +487,11 @@ mod tests {
 
     #[test]
     fn a_result_repeats_key_id_and_headers() {
-        let request = Prepared { id: Some("i".to_owned()), rows: vec![vec![], vec![]], outputs: vec![1] };
+        let request = Prepared {
+            id: Some("i".to_owned()),
+            rows: vec![vec![], vec![]],
+            outputs: vec![Wanted { index: 1, binary: false }],
+        };
         let rows = vec![vec![vec![1.0], vec![2.0, 3.0]], vec![vec![4.0], vec![5.0, 6.0]]];
         let parameters = ResultParameters {
             node: "n".to_owned(),
@@ -445,7 +516,7 @@ mod tests {
 
     #[test]
     fn a_result_that_json_cannot_carry_is_a_fault() {
-        let request = Prepared { id: None, rows: vec![vec![]], outputs: vec![0] };
+        let request = Prepared { id: None, rows: vec![vec![]], outputs: vec![Wanted { index: 0, binary: false }] };
         let parameters = ResultParameters {
             node: String::new(),
             backend: String::new(),
@@ -460,7 +531,73 @@ mod tests {
         assert!(fault.reason == Reason::InferenceFailed && fault.detail.contains("`y`"), "{fault:?}");
     }
 
+    fn answerer() -> Answerer {
+        Answerer { topic: "prediction.results.a".to_owned(), service: "a".to_owned(), version: "3".to_owned() }
+    }
+
+    fn no_parameters() -> ResultParameters {
+        ResultParameters {
+            node: String::new(),
+            backend: String::new(),
+            batch_size: 1,
+            queue_ms: 0.0,
+            infer_ms: 0.0,
+            deadline_met: true,
+        }
+    }
+
+    #[test]
+    fn outputs_come_in_binary_where_the_request_asks_for_it() {
+        let good = x("[1,2]", "FP32", "[1,2]");
+        let wanted = |parameters: &str, outputs: &str| {
+            let body = format!(r#"{{"parameters":{parameters},"inputs":[{good},{Z}],"outputs":{outputs}}}"#);
+            let prepared = prepare(&record(body, &[]), &signature(), 8);
+            prepared.map(|p| p.outputs.iter().map(|o| (o.index, o.binary)).collect::<Vec<_>>())
+        };
+        let w = r#"[{"name":"w","parameters":{"binary_data":true}},{"name":"y"}]"#;
+        assert_eq!(wanted("{}", w).unwrap(), [(1, true), (0, false)]);
+        assert_eq!(wanted(r#"{"binary_data_output":true}"#, "[]").unwrap(), [(0, true), (1, true)]);
+        let not_y = r#"[{"name":"y","parameters":{"binary_data":false}}]"#;
+        assert_eq!(wanted(r#"{"binary_data_output":true}"#, not_y).unwrap(), [(0, false)]);
+        for (parameters, outputs, field) in [
+            (r#"{"binary_data_output":1}"#, "[]", "parameters.binary_data_output"),
+            ("{}", r#"[{"name":"y","parameters":{"binary_data":"yes"}}]"#, "outputs[`y`].parameters.binary_data"),
+            ("{}", r#"[{"name":"y","parameters":{"classification":3}}]"#, "outputs[`y`].parameters.classification"),
+        ] {
+            let fault = wanted(parameters, outputs).unwrap_err();
+            assert!(fault.reason == Reason::BadField && fault.detail.starts_with(field), "{fault:?}");
+        }
+        let shared = good.replace(r#""data""#, r#""parameters":{"shared_memory_region":"r"},"data""#);
+        let fault = prepare(&record(body(&[&shared, Z]), &[]), &signature(), 8).unwrap_err();
+        assert!(fault.detail.contains("shared_memory_region"), "{fault:?}");
+    }
+
     proptest! {
+        #[test]
+        fn a_binary_result_carries_every_float(
+            rows in proptest::collection::vec(any::<[f32; 3]>(), 1..5), json_too in any::<bool>(),
+        ) {
+            let wanted = |index, binary| Wanted { index, binary };
+            let outputs = if json_too { vec![wanted(1, true), wanted(0, false)] } else { vec![wanted(1, true)] };
+            let finite = rows.iter().all(|row| row[0].is_finite());
+            let answers: Vec<Row> = rows.iter().map(|r| vec![vec![r[0]], vec![r[1], r[2]]]).collect();
+            let request = Prepared { id: None, rows: vec![vec![]; rows.len()], outputs };
+            let out = respond(&answerer(), &signature(), &record("", &[]), &request, &answers, no_parameters());
+            prop_assume!(out.is_ok() || (json_too && !finite));
+            let Ok(out) = out else { return Ok(()) };
+            let value = out.value.unwrap();
+            let length: usize = out.headers.get_str(headers::INFERENCE_HEADER_CONTENT_LENGTH).unwrap().parse().unwrap();
+            let response: InferResponse = serde_json::from_slice(&value[..length]).unwrap();
+            prop_assert_eq!(&response.outputs[0].parameters["binary_data_size"], 8 * rows.len());
+            prop_assert!(response.outputs[0].data.is_none());
+            let expected: Vec<u8> = rows.iter().flat_map(|r| [r[1].to_le_bytes(), r[2].to_le_bytes()].concat()).collect();
+            prop_assert_eq!(&value[length..], expected.as_slice());
+            if json_too {
+                let y = response.outputs[1].to_fp32().unwrap();
+                prop_assert_eq!(y, rows.iter().map(|r| r[0]).collect::<Vec<_>>());
+            }
+        }
+
         #[test]
         fn no_bytes_make_preparing_panic(
             bytes in proptest::collection::vec(any::<u8>(), 0..200), length in proptest::option::of("[0-9]{1,4}"),

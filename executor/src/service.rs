@@ -12,6 +12,7 @@
 use crate::backend::Backends;
 use crate::config::Config;
 use crate::control;
+use crate::direct::Door;
 use crate::error::Error;
 use crate::node::{Node, NodeEvent};
 use runtime::Context;
@@ -40,6 +41,17 @@ pub async fn run_with(
     shutdown: CancellationToken,
     backends: Backends,
 ) -> Result<(), Error> {
+    run_behind(Door::new(), config, context, shutdown, backends).await
+}
+
+/// Runs a node that also takes requests at `door`.
+pub async fn run_behind(
+    door: Door,
+    config: Config,
+    context: Context,
+    shutdown: CancellationToken,
+    backends: Backends,
+) -> Result<(), Error> {
     let mut problems = config.problems();
     let id = config.node_id().map_err(|problem| problems.push(problem)).unwrap_or_default();
     if !problems.is_empty() {
@@ -47,7 +59,7 @@ pub async fn run_with(
     }
     // Unbounded in type; each instance, member and control record puts a bounded number of events in it.
     let (events, inbox) = mpsc::unbounded_channel();
-    let node = Node::new(id, config, context, backends, events);
+    let node = Node::new(id, config, context, backends, events, door);
     tracing::info!(node = node.id(), cores = node.permits(), "node starts");
     let mut shell = Shell { node, inbox, shutdown };
     let outcome = shell.live().await;

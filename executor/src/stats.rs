@@ -67,6 +67,8 @@ pub struct Run {
 pub struct Counters {
     /// Requests taken from Kafka.
     pub arrivals: u64,
+    /// Requests taken at the node's door.
+    pub direct_arrivals: u64,
     /// Results written.
     pub answered: u64,
     /// Of those, before their deadline.
@@ -126,6 +128,11 @@ impl Stats {
     /// A request was taken from Kafka.
     pub fn arrived(&mut self) {
         self.counters.arrivals += 1;
+    }
+
+    /// A request came through the node's door.
+    pub fn arrived_directly(&mut self) {
+        self.counters.direct_arrivals += 1;
     }
 
     /// A request was admitted or refused for load, after it was found sound: it is load.
@@ -240,9 +247,13 @@ mod tests {
             stats.answered(i, i as f64, i <= 90);
         }
         stats.arrived();
+        stats.arrived_directly();
         stats.rejected();
         let period = stats.close_period(1000);
-        assert_eq!(period.counters, Counters { arrivals: 101, answered: 100, in_slo: 90, rejected: 1 });
+        assert_eq!(
+            period.counters,
+            Counters { arrivals: 101, direct_arrivals: 1, answered: 100, in_slo: 90, rejected: 1 }
+        );
         assert_eq!(period.period_ms, 1000);
         let latency = period.latency.unwrap();
         for (value, expected) in [(latency.p50_ms, 50.0), (latency.p95_ms, 95.0), (latency.p99_ms, 99.0)] {

@@ -413,6 +413,7 @@ mod tests {
                     planned_workers: 1,
                     load_ms: None,
                     error: (*state == InstanceState::Failed).then(|| "no such file".into()),
+                    signature: None,
                 })
                 .collect(),
             services: vec![],

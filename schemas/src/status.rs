@@ -96,6 +96,31 @@ pub struct InstanceStatus {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What a request to it looks like; absent until the model is loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<ModelSignature>,
+}
+
+/// Inputs and outputs of a loaded model, as a gateway tells them to its clients.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ModelSignature {
+    /// Rows that one request may carry; 0: the first dimension is no batch, a request is one row.
+    pub max_rows: u32,
+    /// Inputs in the model's order.
+    pub inputs: Vec<TensorSignature>,
+    /// Outputs in the model's order.
+    pub outputs: Vec<TensorSignature>,
+}
+
+/// One tensor of a [`ModelSignature`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TensorSignature {
+    /// Name in the model.
+    pub name: String,
+    /// `FP32`, `INT64`, … as the Open Inference Protocol names them.
+    pub datatype: String,
+    /// Shape in a request; -1: the batch.
+    pub shape: Vec<i64>,
 }
 
 /// Counters and latencies of one service on one node since the heartbeat before.

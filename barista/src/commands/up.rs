@@ -48,6 +48,9 @@ pub struct ExecutorArgs {
     /// Ends when stdin closes: how a local node follows its planner, even one that was killed.
     #[arg(long)]
     attached: bool,
+    /// Serves the Open Inference Protocol, straight into this node's queues ([gateway]).
+    #[arg(long)]
+    gateway: bool,
 }
 
 /// Runs `barista up`.
@@ -93,6 +96,9 @@ pub async fn run_executor(args: ExecutorArgs, log: trace::Options) -> Outcome {
         end_with_stdin(process.token())?;
     }
     process.start(Role::Executor)?;
+    if args.gateway {
+        process.start(Role::Gateway)?;
+    }
     let outcome = process.run().await;
     guard.shutdown();
     outcome

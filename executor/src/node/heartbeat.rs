@@ -1,12 +1,15 @@
 //! `executor.status`: what the node says of itself.
 
 use super::Node;
+use crate::backend::{Signature, TensorSpec};
 use crate::metrics::{ServiceLabel, StateLabel};
 use crate::pool::Look;
 use futures::StreamExt;
 use runtime::OutRecord;
 use schemas::EpochMs;
-use schemas::status::{ExecutorStatus, InstanceState, InstanceStatus, NodeState, ServiceStatus};
+use schemas::status::{
+    ExecutorStatus, InstanceState, InstanceStatus, ModelSignature, NodeState, ServiceStatus, TensorSignature,
+};
 use std::time::Duration;
 
 /// Heartbeats that may be on their way; with more, the next one waits and covers a longer period.
@@ -31,6 +34,7 @@ impl Node {
     /// Beats out of turn when a state, a plan or a number of workers changed.
     pub(crate) fn beat_if_changed(&mut self) {
         if self.changed {
+            self.tell_door();
             self.heartbeat();
         }
     }
@@ -60,6 +64,7 @@ impl Node {
     /// The last heartbeat; waits for it, at most `deadline`.
     pub(crate) async fn farewell(&mut self, deadline: Duration) {
         self.set_state(NodeState::Stopped);
+        self.door.close();
         let Some(record) = self.next_status() else { return };
         let sent = self.context.bus.sink().send(record);
         match tokio::time::timeout(deadline, sent).await {
@@ -69,8 +74,14 @@ impl Node {
         }
     }
 
+    /// Whoever waits at the door sees what the node holds, also while heartbeats cannot be written.
+    pub(super) fn tell_door(&self) {
+        self.door.tell(&self.id, self.state == NodeState::Ready, self.instance_statuses());
+    }
+
     /// Closes the period and forgets what has gone.
     fn next_status(&mut self) -> Option<OutRecord> {
+        self.tell_door();
         let now_ms = self.context.clock.now_ms();
         let status = ExecutorStatus {
             schema: Default::default(),
@@ -111,6 +122,7 @@ impl Node {
                 planned_workers: instance.plan.workers,
                 load_ms: instance.load_ms(),
                 error: instance.error().map(str::to_owned),
+                signature: self.pool(key).map(|pool| told(pool.signature(), self.config.max_rows)),
             })
             .collect()
     }
@@ -131,7 +143,7 @@ impl Node {
                 queue_depth,
                 queue_age_ms,
                 arrivals: period.counters.arrivals,
-                direct_arrivals: 0,
+                direct_arrivals: period.counters.direct_arrivals,
                 answered: period.counters.answered,
                 in_slo: period.counters.in_slo,
                 rejected: period.counters.rejected,
@@ -139,7 +151,32 @@ impl Node {
                 slo_ms: host.slo_ms,
             });
         }
+        self.add_missed(&mut statuses);
         statuses
+    }
+
+    /// Requests that came through the door for services that are not here.
+    fn add_missed(&self, statuses: &mut Vec<ServiceStatus>) {
+        for (service, missed) in self.door.take_missed() {
+            if let Some(status) = statuses.iter_mut().find(|s| s.service == service) {
+                status.direct_arrivals += missed.arrivals;
+                status.rejected += missed.arrivals;
+                continue;
+            }
+            statuses.push(ServiceStatus {
+                service,
+                period_ms: self.config.status_interval.as_ms().unsigned_abs(),
+                queue_depth: 0,
+                queue_age_ms: 0.0,
+                arrivals: 0,
+                direct_arrivals: missed.arrivals,
+                answered: 0,
+                in_slo: 0,
+                rejected: missed.arrivals,
+                latency: None,
+                slo_ms: missed.slo_ms,
+            });
+        }
     }
 
     fn set_gauges(&self, service: &str, looks: &[Look], queue_age_ms: f64) {
@@ -164,5 +201,23 @@ impl Node {
         let instances = &self.instances;
         self.extras.retain(|key, _| instances.contains_key(key));
         self.hosts.retain(|name, host| !host.members.is_empty() || instances.keys().any(|key| key.service == *name));
+        self.door.keep(|name| self.hosts.contains_key(name));
+    }
+}
+
+/// A signature as clients see it.
+fn told(signature: &Signature, max_rows: u32) -> ModelSignature {
+    let tensor = |spec: &TensorSpec| {
+        let row = spec.shape.iter().map(|&size| i64::try_from(size).unwrap_or(i64::MAX));
+        TensorSignature {
+            name: spec.name.clone(),
+            datatype: spec.datatype.as_str().to_owned(),
+            shape: signature.batched.then_some(-1).into_iter().chain(row).collect(),
+        }
+    };
+    ModelSignature {
+        max_rows: if signature.batched { max_rows } else { 0 },
+        inputs: signature.inputs.iter().map(tensor).collect(),
+        outputs: signature.outputs.iter().map(tensor).collect(),
     }
 }

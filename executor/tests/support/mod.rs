@@ -1,9 +1,10 @@
 //! A node on a broker in memory: one line to start it, conditions to wait for.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use executor::backend::Backends;
 use executor::backend::fake::{FakeBackend, FakeModelFile};
+use executor::direct::Door;
 use executor::{Config, Error};
 use runtime::config::ConfigDuration;
 use runtime::memory::MemoryBus;
@@ -83,18 +84,27 @@ impl Broker {
     }
 
     pub(crate) fn node(&self, config: Config, fake: FakeBackend) -> Node {
-        let model_dir =
-            if config.model_dir == Path::new(".") { self.models.path().to_owned() } else { config.model_dir };
-        let config = Config { model_dir, ..config };
-        let context = Context {
+        self.node_behind(Door::new(), config, fake)
+    }
+
+    /// What a service of this process is given.
+    pub(crate) fn context(&self) -> Context {
+        Context {
             bus: Arc::new(self.bus.clone()),
             clock: self.clock.clone(),
             registry: runtime::metrics::new_registry(),
             readiness: Readiness::default(),
-        };
+        }
+    }
+
+    pub(crate) fn node_behind(&self, door: Door, config: Config, fake: FakeBackend) -> Node {
+        let model_dir =
+            if config.model_dir == Path::new(".") { self.models.path().to_owned() } else { config.model_dir };
+        let config = Config { model_dir, ..config };
+        let context = self.context();
         let (id, metrics, token) = (config.node.clone(), context.registry.clone(), CancellationToken::new());
         let backends = Backends::available(None).with(Arc::new(fake));
-        let task = tokio::spawn(executor::run_with(config, context, token.clone(), backends));
+        let task = tokio::spawn(executor::run_behind(door, config, context, token.clone(), backends));
         Node { id, token, metrics, task }
     }
 

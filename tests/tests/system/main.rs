@@ -7,6 +7,7 @@ mod delivery;
 mod demo;
 mod deploy;
 mod edges;
+mod gateway;
 mod ingest_loses_nothing;
 mod leadership;
 mod leaving;

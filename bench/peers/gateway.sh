@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# HTTP against HTTP: Barista's gateway (direct) beside MLServer on ONNX Runtime, same model, same cores, same load.
+#
+#   bench/peers/gateway.sh [RUNS] [SECONDS]        results: one JSON line a run; see docs/benchmarks/gateway.md
+#
+# Needs `cargo build --release -p barista -p executor --examples` and PEER, a Python with `mlserver` and `onnxruntime`
+# (python3 -m venv V && V/bin/pip install mlserver onnxruntime; PEER=V/bin). The server is pinned to core 0, the load
+# to core 1; runs alternate.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+runs=${1:-5} seconds=${2:-5}
+target=${CARGO_TARGET_DIR:-target}/release
+peer=${PEER:?a folder with python and mlserver, see the head of this file}
+work=$(mktemp -d)
+pids=()
+trap 'kill "${pids[@]}" 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$work"' EXIT
+
+cat >"$work/barista.toml" <<TOML
+[executor]
+cores = 1
+[gateway]
+http = "127.0.0.1:18000"
+grpc = "127.0.0.1:18001"
+mode = "direct"
+[embedded]
+kafka_port = 19092
+mqtt_port = 11883
+[[service]]
+name = "delay"
+model = "$PWD/models/delay.onnx"
+slo_p95_ms = 1000
+TOML
+BARISTA_TELEMETRY__ADDRESS=127.0.0.1:0 taskset -c 0 "$target/barista" up -c "$work/barista.toml" --roles executor,gateway \
+  --data-dir "$work/data" 2>"$work/barista.log" &
+pids+=($!)
+
+mkdir -p "$work/mlserver/delay"
+cp bench/peers/gateway_mlserver.py "$work/mlserver/delay/runtime.py"
+cat >"$work/mlserver/settings.json" <<JSON
+{"http_port": 18100, "grpc_port": 18101, "metrics_port": 18102, "parallel_workers": 0, "debug": false}
+JSON
+cat >"$work/mlserver/delay/model-settings.json" <<JSON
+{"name": "delay", "implementation": "runtime.Onnx", "max_batch_size": ${BATCH:-16}, "max_batch_time": ${BATCH_TIME:-0.002},
+ "parameters": {"uri": "$PWD/models/delay.onnx"}}
+JSON
+(cd "$work/mlserver/delay" && PYTHONPATH=. exec taskset -c 0 "$peer/mlserver" start "$work/mlserver" >"$work/mlserver.log" 2>&1) &
+pids+=($!)
+
+wait_for() {
+  for _ in $(seq 600); do curl -fs -o /dev/null "$1" && return; sleep 0.1; done
+  cat "$work"/*.log >&2
+  return 1
+}
+wait_for http://127.0.0.1:18000/v2/health/ready
+curl -fsS -X POST http://127.0.0.1:18000/v2/repository/models/delay/load -d '{"parameters": {"max_batch": 16}}' >/dev/null
+wait_for http://127.0.0.1:18100/v2/models/delay/ready
+
+for run in $(seq "$runs"); do
+  for connections in 1 8 32; do
+    for server in barista:18000 mlserver:18100; do
+      line=$(taskset -c 1 "$target/examples/http_load" "127.0.0.1:${server#*:}" /v2/models/delay/infer 16 \
+        --connections "$connections" --seconds "$seconds")
+      printf '{"run": %d, "server": "%s", %s\n' "$run" "${server%:*}" "${line#\{}"
+    done
+  done
+done
