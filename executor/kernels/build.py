@@ -67,7 +67,21 @@ def ptxas(path, target):
     return rows
 
 
+def fixed_addresses():
+    """NVRTC's output depends on addresses (a pass iterates by pointer): run again without randomisation, with a fixed
+    environment and hash seed."""
+    no_randomise = 0x0040000
+    libc = ctypes.CDLL(None)
+    now = libc.personality(0xFFFFFFFF)
+    if now & no_randomise and os.environ.get("PYTHONHASHSEED") == "0" and len(os.environ) <= 2:  # python adds LC_CTYPE
+        return
+    if libc.personality(now | no_randomise) == -1:
+        sys.exit("build.py: address randomisation cannot be switched off here; the PTX would not be reproducible")
+    os.execve(sys.executable, [sys.executable] + sys.argv, {"PYTHONHASHSEED": "0"})
+
+
 def main():
+    fixed_addresses()
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--out", default=os.path.join(HERE, "ptx"))
     args.add_argument("--define", action="append", default=[])

@@ -16,6 +16,16 @@ static __device__ __forceinline__ float activate(float v, int act) {
   }
 }
 
+// 16 bytes of shared memory in one load. Written out because NVRTC's own merging of neighbouring loads differs from run
+// to run, and the committed PTX must be reproducible.
+static __device__ __forceinline__ float4 shared4(const float* p) {
+  float4 v;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"((unsigned)__cvta_generic_to_shared(p)));
+  return v;
+}
+
 static __device__ __forceinline__ float warp_sum(float v) {
 #pragma unroll
   for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(0xffffffffu, v, o);

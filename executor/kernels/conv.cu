@@ -45,7 +45,7 @@ static __device__ __forceinline__ void conv3x3_body(const float* __restrict__ x,
 #pragma unroll
       for (int k = 0; k < 9; ++k) {
         const float v = in[c][(ty * S + k / 3) * SIDE + tx * S + k % 3];
-        const float4 lo = *(const float4*)&ws[(c * 9 + k) * 8], hi = *(const float4*)&ws[(c * 9 + k) * 8 + 4];
+        const float4 lo = shared4(&ws[(c * 9 + k) * 8]), hi = shared4(&ws[(c * 9 + k) * 8 + 4]);
         acc[0] = fmaf(v, lo.x, acc[0]); acc[1] = fmaf(v, lo.y, acc[1]);
         acc[2] = fmaf(v, lo.z, acc[2]); acc[3] = fmaf(v, lo.w, acc[3]);
         acc[4] = fmaf(v, hi.x, acc[4]); acc[5] = fmaf(v, hi.y, acc[5]);

@@ -69,8 +69,8 @@ static __device__ __forceinline__ void gemm_body(const float* __restrict__ a, co
     if (more) fetch(k0 + BK);
 #pragma unroll
     for (int kk = 0; kk < BK; ++kk) {
-      const float4 av = *(const float4*)&as[buf][kk][ty * 4];
-      const float4 bv = *(const float4*)&bs[buf][kk][tx * 4];
+      const float4 av = shared4(&as[buf][kk][ty * 4]);
+      const float4 bv = shared4(&bs[buf][kk][tx * 4]);
       const float x[4] = {av.x, av.y, av.z, av.w}, y[4] = {bv.x, bv.y, bv.z, bv.w};
 #pragma unroll
       for (int i = 0; i < 4; ++i)
