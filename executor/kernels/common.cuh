@@ -46,8 +46,6 @@ static __device__ __forceinline__ float block_sum(float v, float* part) {
   __syncthreads();
   float total = 0.f;
   for (int i = 0; i < (int)(blockDim.x >> 5); ++i) total += part[i];
-#ifndef BUG_SHARED_RACE
   __syncthreads();
-#endif
   return total;
 }

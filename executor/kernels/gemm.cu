@@ -31,16 +31,8 @@ static __device__ __forceinline__ void gemm_body(const float* __restrict__ a, co
     if (VEC) {
       float4 v = make_float4(0.f, 0.f, 0.f, 0.f);
       float4 w = v;
-#ifdef BUG_OUT_OF_BOUNDS
-      v = *(const float4*)(a + (size_t)row * k + ak);
-#else
       if (row < m && ak < k) v = *(const float4*)(a + (size_t)row * k + ak);
-#endif
-#ifdef BUG_MISALIGNED
-      if (bk < k && col < n) w = *(const float4*)(b + (size_t)bk * n + col + 1);
-#else
       if (bk < k && col < n) w = *(const float4*)(b + (size_t)bk * n + col);
-#endif
       ra[0] = v.x; ra[1] = v.y; ra[2] = v.z; ra[3] = v.w;
       rb[0] = w.x; rb[1] = w.y; rb[2] = w.z; rb[3] = w.w;
     } else {
@@ -54,9 +46,6 @@ static __device__ __forceinline__ void gemm_body(const float* __restrict__ a, co
   auto stage = [&](int buf) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) as[buf][ac + i][ar] = ra[i];
-#ifdef BUG_UNWRITTEN_SHARED
-    if (br != 3)
-#endif
     *(float4*)&bs[buf][br][bc] = make_float4(rb[0], rb[1], rb[2], rb[3]);
   };
 
@@ -78,22 +67,13 @@ static __device__ __forceinline__ void gemm_body(const float* __restrict__ a, co
         for (int j = 0; j < 4; ++j) acc[i][j] = fmaf(x[i], y[j], acc[i][j]);
     }
     if (more) stage(buf ^ 1);
-#ifndef BUG_MISSING_BARRIER
     __syncthreads();
-#endif
-#ifdef BUG_DIVERGENT_BARRIER
-    if (tx == 3) __syncthreads();
-#endif
     buf ^= 1;
   }
 
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int row = row0 + ty * 4 + i, col = col0 + tx * 4;
-#ifdef BUG_GLOBAL_RACE
-    if (row >= m + 1) continue;
-    c[(size_t)(row % m) * n] = acc[i][0];
-#endif
     if (row >= m) continue;
     float out[4];
 #pragma unroll
