@@ -190,7 +190,8 @@ impl Process {
         self.door = Some(door.clone());
         let (config, gateway, stop) = (self.config.executor.clone(), self.gateway.clone(), CancellationToken::new());
         let told = stop.clone();
-        let life = executor::run_behind(door, config, context, stop, executor::backend::Backends::available());
+        let backends = executor::backend::Backends::available(config.onnxruntime.as_deref());
+        let life = executor::run_behind(door, config, context, stop, backends);
         let order = async move {
             token.cancelled().await;
             if let Some(ended) = gateway.get() {

@@ -1,0 +1,223 @@
+//! State of the driver: handles, streams, captures, memory.
+
+use crate::ptx::{Kernel, Launch, Memory, Order, launch};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub(crate) type Code = i32;
+pub(crate) const OK: Code = 0;
+pub(crate) const INVALID_VALUE: Code = 1;
+pub(crate) const OUT_OF_MEMORY: Code = 2;
+pub(crate) const INVALID_HANDLE: Code = 400;
+pub(crate) const ILLEGAL_ADDRESS: Code = 700;
+pub(crate) const CAPTURE_UNSUPPORTED: Code = 900;
+
+/// Memory of the device unless told otherwise.
+const MEMORY_BYTES: u64 = 1 << 30;
+/// Warp instructions of one launch, some ten seconds.
+const INSTRUCTION_LIMIT: u64 = 200_000_000;
+
+/// Work on a stream.
+#[derive(Debug, Clone)]
+pub(crate) enum Work {
+    Kernel { kernel: Arc<Kernel>, grid: [u32; 3], block: [u32; 3], dynamic_shared: usize, params: Vec<u8> },
+    /// From the host: pinned memory is read when the copy runs, other memory was read when it was asked for.
+    Upload { to: u64, from: HostBytes },
+    /// To the host.
+    Download { to: usize, from: u64, len: usize },
+    Copy { to: u64, from: u64, len: usize },
+    Fill { to: u64, value: u8, len: usize },
+    Record(u64),
+    Wait(u64),
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum HostBytes {
+    Pinned(usize, usize),
+    Copied(Vec<u8>),
+}
+
+/// What can be made to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Call { Alloc, Launch, GraphLaunch, Synchronize, HostAlloc }
+
+#[derive(Debug, Default)]
+pub(crate) struct Driver {
+    pub(crate) memory: Memory,
+    pub(crate) memory_bytes: Option<u64>,
+    next: u64,
+    pub(crate) modules: HashMap<u64, Vec<Arc<Kernel>>>,
+    pub(crate) functions: HashMap<u64, (u64, Arc<Kernel>)>,
+    pub(crate) streams: HashMap<u64, VecDeque<Work>>,
+    pub(crate) captures: HashMap<u64, Vec<Work>>,
+    pub(crate) graphs: HashMap<u64, Arc<Vec<Work>>>,
+    pub(crate) executables: HashMap<u64, Arc<Vec<Work>>>,
+    pub(crate) events: HashSet<u64>,
+    pub(crate) recorded: HashSet<u64>,
+    /// Pinned host memory: address and length.
+    pub(crate) pinned: BTreeMap<usize, usize>,
+    pub(crate) contexts: i64,
+    pub(crate) sticky: Code,
+    pub(crate) last_fault: String,
+    pub(crate) lazy: bool,
+    pub(crate) order: Order,
+    failures: HashMap<Call, (u64, Code)>,
+    pub(crate) allocations: u64,
+    pub(crate) launches: u64,
+    pub(crate) graph_launches: u64,
+    pub(crate) synchronizes: u64,
+    pub(crate) instructions: u64,
+}
+
+static DRIVER: Mutex<Option<Driver>> = Mutex::new(None);
+
+/// The driver, locked.
+pub(crate) struct Locked(MutexGuard<'static, Option<Driver>>);
+
+pub(crate) fn driver() -> Locked {
+    let mut guard = DRIVER.lock().unwrap_or_else(PoisonError::into_inner);
+    guard.get_or_insert_with(Driver::default);
+    Locked(guard)
+}
+
+impl std::ops::Deref for Locked {
+    type Target = Driver;
+    fn deref(&self) -> &Driver {
+        self.0.as_ref().expect("made when it was locked")
+    }
+}
+
+impl std::ops::DerefMut for Locked {
+    fn deref_mut(&mut self) -> &mut Driver {
+        self.0.as_mut().expect("made when it was locked")
+    }
+}
+
+impl Driver {
+    pub(crate) fn handle(&mut self) -> u64 {
+        self.next += 1;
+        0x1000 + self.next * 16
+    }
+
+    pub(crate) fn total_bytes(&self) -> u64 {
+        self.memory_bytes.unwrap_or(MEMORY_BYTES)
+    }
+
+    pub(crate) fn fail_after(&mut self, call: Call, successes: u64, code: Code) {
+        self.failures.insert(call, (successes, code));
+    }
+
+    /// The code to fail with, when this call was chosen to.
+    pub(crate) fn injected(&mut self, call: Call) -> Option<Code> {
+        let (left, code) = self.failures.get_mut(&call)?;
+        if *left > 0 {
+            *left -= 1;
+            return None;
+        }
+        let code = *code;
+        self.failures.remove(&call);
+        Some(code)
+    }
+
+    pub(crate) fn is_pinned(&self, address: usize, len: usize) -> bool {
+        let before = self.pinned.range(..=address).next_back();
+        before.is_some_and(|(base, size)| address + len <= base + size)
+    }
+
+    /// Puts work on a stream; a stream nobody made is an error.
+    pub(crate) fn submit(&mut self, stream: u64, work: Work) -> Code {
+        if self.sticky != OK {
+            return self.sticky;
+        }
+        if let Some(capture) = self.captures.get_mut(&stream) {
+            capture.push(work);
+            return OK;
+        }
+        if stream != 0 && !self.streams.contains_key(&stream) {
+            return INVALID_HANDLE;
+        }
+        if self.lazy {
+            self.streams.entry(stream).or_default().push_back(work);
+            return OK;
+        }
+        self.run(work)
+    }
+
+    /// Runs everything on a stream.
+    pub(crate) fn drain(&mut self, stream: u64) -> Code {
+        while let Some(work) = self.streams.get_mut(&stream).and_then(VecDeque::pop_front) {
+            self.run(work);
+        }
+        self.sticky
+    }
+
+    pub(crate) fn drain_all(&mut self) -> Code {
+        let mut streams: Vec<u64> = self.streams.keys().copied().collect();
+        streams.sort_unstable();
+        for stream in streams {
+            self.drain(stream);
+        }
+        self.sticky
+    }
+
+    fn stick(&mut self, what: String) -> Code {
+        eprintln!("fakecuda: {what}");
+        self.last_fault = what;
+        self.sticky = ILLEGAL_ADDRESS;
+        ILLEGAL_ADDRESS
+    }
+
+    fn run(&mut self, work: Work) -> Code {
+        if self.sticky != OK {
+            return self.sticky;
+        }
+        let held = match work {
+            Work::Kernel { kernel, grid, block, dynamic_shared, params } => {
+                self.launches += 1;
+                let order = self.order;
+                let shape =
+                    Launch { grid, block, dynamic_shared, params: &params, order, instruction_limit: INSTRUCTION_LIMIT };
+                match launch(&kernel, shape, &mut self.memory) {
+                    Ok(stats) => self.instructions += stats.instructions,
+                    Err(fault) => return self.stick(fault.to_string()),
+                }
+                true
+            }
+            Work::Upload { to, from: HostBytes::Copied(bytes) } => self.memory.write(to, &bytes),
+            Work::Upload { to, from: HostBytes::Pinned(at, len) } => {
+                // The buffer may have been freed since; then nothing may be read.
+                // SAFETY: the range lies in pinned memory that this library allocated and has not freed.
+                self.is_pinned(at, len)
+                    && self.memory.write(to, unsafe { std::slice::from_raw_parts(at as *const u8, len) })
+            }
+            Work::Download { to, from, len } => {
+                // SAFETY: pinned memory as above, or the caller waits inside the call that gave the pointer.
+                self.memory.read(from, unsafe { std::slice::from_raw_parts_mut(to as *mut u8, len) })
+            }
+            Work::Copy { to, from, len } => self.memory.copy(to, from, len),
+            Work::Fill { to, value, len } => self.memory.write(to, &vec![value; len]),
+            Work::Record(event) => {
+                self.recorded.insert(event);
+                true
+            }
+            Work::Wait(event) => {
+                self.wait(event);
+                true
+            }
+        };
+        if held { OK } else { self.stick("a copy touches memory that is no longer there".to_owned()) }
+    }
+
+    /// Runs the stream that holds an event until the event is reached.
+    pub(crate) fn wait(&mut self, event: u64) {
+        while !self.recorded.contains(&event) {
+            let holds = |q: &VecDeque<Work>| q.iter().any(|w| matches!(w, Work::Record(e) if *e == event));
+            let Some(stream) = self.streams.iter().find(|(_, q)| holds(q)).map(|(s, _)| *s) else { return };
+            let Some(work) = self.streams.get_mut(&stream).and_then(VecDeque::pop_front) else { return };
+            if self.run(work) != OK {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! A stand-in `libcuda.so.1` for tests: enough of the driver API for cudarc, kernels run by a checking PTX interpreter.
+//!
+//! Loaded by absolute path before anything asks for the driver, its soname makes the loader hand it to whoever asks.
+//! Never part of a release: only tests depend on it.
+//!
+//! - Functions that are missing here are missing symbols, on which cudarc panics; a handle nobody made, a copy outside a
+//!   buffer, a free of what is not there are errors, as they are on a device.
+//! - A fault of a kernel is sticky: from then on every call fails, as after an illegal address on a device. Its text is
+//!   in [`fakecuda_last_fault`](api::fakecuda_last_fault).
+//! - In lazy mode work on a stream waits until somebody waits for it, so that a missing synchronisation reads old bytes.
+//! - `FAKECUDA_INIT`, `FAKECUDA_VERSION`, `FAKECUDA_DEVICES` make a driver that fails, is old, or has no device.
+
+#![allow(clippy::missing_safety_doc, reason = "the safety of each call is the driver API's")]
+
+pub mod api;
+mod driver;
+pub mod ptx;
