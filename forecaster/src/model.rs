@@ -14,6 +14,7 @@
 
 use crate::calendar::{Calendar, CalendarConfig};
 use crate::expert::ExpertKind;
+use crate::expert::trees::Share;
 use crate::forecast::{self, Forecast, StepForecast};
 use crate::history::{History, Seasons};
 use crate::horizon::{Direct, Horizon, Now};
@@ -244,10 +245,13 @@ struct Body {
 impl Body {
     fn new(config: &ModelConfig) -> Self {
         let seasons = config.seasons();
-        let horizon = |&steps: &u32| Horizon::new(steps, &config.experts, &config.levels, seasons);
+        let n = config.horizons.len();
+        let horizon = |(place, &steps): (usize, &u32)| {
+            Horizon::new(steps, &config.experts, &config.levels, seasons, Share::new(place, n))
+        };
         Body {
             history: History::new(seasons),
-            horizons: config.horizons.iter().map(horizon).collect(),
+            horizons: config.horizons.iter().enumerate().map(horizon).collect(),
             newest: Vec::new(),
             peaks: Peaks::new(&config.windows, &config.levels, seasons.day_steps),
             score: Score::new(config.levels.len()),
@@ -261,11 +265,9 @@ impl Body {
         let n = config.horizons.len();
         self.history.fits(seasons)
             && self.horizons.len() == n
-            && self
-                .horizons
-                .iter()
-                .zip(&config.horizons)
-                .all(|(horizon, &steps)| horizon.fits(steps, &config.experts, &config.levels, seasons))
+            && self.horizons.iter().zip(&config.horizons).enumerate().all(|(place, (horizon, &steps))| {
+                horizon.fits(steps, &config.experts, &config.levels, seasons, Share::new(place, n))
+            })
             && self.newest.len() == if self.history.samples == 0 { 0 } else { n }
             && self
                 .newest

@@ -25,7 +25,7 @@ use hour_ridge::HourRidge;
 use ridge::{Inputs, Link, Ridge};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use trees::Trees;
+use trees::{Share, Trees};
 
 /// Samples after which a short-memory ridge has forgotten two thirds.
 const SHORT_WINDOW: f64 = 1200.0;
@@ -67,6 +67,8 @@ pub enum ExpertKind {
     RidgeHour,
     /// Boosted trees on the change from the newest value, refitted now and then.
     Trees,
+    /// Boosted trees on the difference from the typical value of the target's slot, refitted now and then.
+    TreesTypical,
     /// Regression over the other experts' forecasts.
     Stack,
     /// Trend, seasonality and a compensator: a reconstruction of BARISTA (IC2E 2019); the better compensator is used.
@@ -79,7 +81,7 @@ pub enum ExpertKind {
 
 impl ExpertKind {
     /// Every expert.
-    pub const ALL: [ExpertKind; 19] = [
+    pub const ALL: [ExpertKind; 20] = [
         ExpertKind::LastValue,
         ExpertKind::EwmaFast,
         ExpertKind::EwmaMedium,
@@ -95,6 +97,7 @@ impl ExpertKind {
         ExpertKind::RidgeLogLong,
         ExpertKind::RidgeHour,
         ExpertKind::Trees,
+        ExpertKind::TreesTypical,
         ExpertKind::Stack,
         ExpertKind::Barista2019,
         ExpertKind::Barista2019Ridge,
@@ -103,7 +106,7 @@ impl ExpertKind {
 
     /// The experts of the default ensemble. Of the large ridges it has one: on the recorded series any two or all six
     /// together change the mean score by less than one per cent, and each is much of the time and memory.
-    pub const DEFAULT: [ExpertKind; 11] = [
+    pub const DEFAULT: [ExpertKind; 12] = [
         ExpertKind::LastValue,
         ExpertKind::EwmaFast,
         ExpertKind::EwmaMedium,
@@ -114,6 +117,7 @@ impl ExpertKind {
         ExpertKind::RidgeLogLong,
         ExpertKind::RidgeHour,
         ExpertKind::Trees,
+        ExpertKind::TreesTypical,
         ExpertKind::Stack,
     ];
 
@@ -135,6 +139,7 @@ impl ExpertKind {
             ExpertKind::RidgeLogLong => "ridge_log_long",
             ExpertKind::RidgeHour => "ridge_hour",
             ExpertKind::Trees => "trees",
+            ExpertKind::TreesTypical => "trees_typical",
             ExpertKind::Stack => "stack",
             ExpertKind::Barista2019 => "barista2019",
             ExpertKind::Barista2019Ridge => "barista2019_ridge",
@@ -151,6 +156,14 @@ impl ExpertKind {
         match self {
             ExpertKind::SeasonalDay => 1.0 + (MOST - 1.0) * (lead_days / FULL_LEAD_DAYS).min(1.0),
             _ => 1.0,
+        }
+    }
+
+    fn trees_base(self) -> Option<trees::Base> {
+        match self {
+            ExpertKind::Trees => Some(trees::Base::Last),
+            ExpertKind::TreesTypical => Some(trees::Base::Typical),
+            _ => None,
         }
     }
 
@@ -215,9 +228,9 @@ pub(crate) struct Expert {
 }
 
 impl Expert {
-    pub(crate) fn new(kind: ExpertKind, seasons: Seasons) -> Self {
+    pub(crate) fn new(kind: ExpertKind, seasons: Seasons, share: Share) -> Self {
         let hours = (kind == ExpertKind::RidgeHour).then(|| HourRidge::new(seasons.day_steps));
-        let trees = (kind == ExpertKind::Trees).then(Trees::default);
+        let trees = kind.trees_base().map(|base| Trees::new(base, share));
         Expert { kind, ridge: kind.ridge(), hours, trees, barista2019: Barista2019::of(kind) }
     }
 
@@ -229,7 +242,7 @@ impl Expert {
         self.kind == fresh.kind
             && both(&self.ridge, &fresh.ridge, Ridge::fits)
             && both(&self.hours, &fresh.hours, HourRidge::fits)
-            && both(&self.trees, &fresh.trees, |trees, _| trees.fits())
+            && both(&self.trees, &fresh.trees, Trees::fits)
             && both(&self.barista2019, &fresh.barista2019, Barista2019::fits)
     }
 
@@ -249,7 +262,7 @@ impl Expert {
             | ExpertKind::RidgeLogShort
             | ExpertKind::RidgeLogLong => self.ridge.as_ref().map(|ridge| ridge.predict(origin.inputs)),
             ExpertKind::RidgeHour => self.hours.as_ref().map(|hours| hours.predict(origin.inputs)),
-            ExpertKind::Trees => self
+            ExpertKind::Trees | ExpertKind::TreesTypical => self
                 .trees
                 .as_ref()
                 .and_then(|trees| trees.predict(origin.history, origin.seasons, origin.calendar, origin.target)),
@@ -294,7 +307,7 @@ impl Expert {
     /// Learns anew from the recorded past, for forecasts `steps` ahead.
     pub(crate) fn refit(&mut self, history: &History, seasons: Seasons, calendar: &Calendar, steps: u32) {
         if let Some(trees) = &mut self.trees {
-            *trees = Trees::fit(history, seasons, calendar, steps);
+            *trees = trees.fit(history, seasons, calendar, steps);
         }
         if let Some(method) = &mut self.barista2019 {
             method.refit(history, calendar, steps);
@@ -302,7 +315,7 @@ impl Expert {
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.trees.as_ref().map_or(0, |_| Trees::BYTES)
+        self.trees.as_ref().map_or(0, Trees::memory_bytes)
             + self.barista2019.as_ref().map_or(0, |_| Barista2019::memory_bytes())
             + self.ridge.as_ref().map_or(0, Ridge::memory_bytes)
             + self.hours.as_ref().map_or(0, HourRidge::memory_bytes)
