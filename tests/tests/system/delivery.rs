@@ -13,7 +13,7 @@ use std::time::Duration;
 use tests::{Brokers, Process, read_all, send, unique, workspace};
 
 const NODES: usize = 3;
-/// Kills in CI; `BARISTA_KILLS` sets another number.
+/// Kills in CI; `DELIVERY_KILLS` sets another number. (Not `BARISTA_…`: those are settings of the nodes.)
 const KILLS: usize = 5;
 /// Between two requests of the sender.
 const PAUSE: Duration = Duration::from_millis(4);
@@ -65,9 +65,9 @@ async fn answers(bus: &KafkaBus) -> BTreeMap<String, usize> {
 
 /// Kills nodes under load; every request has an answer, and exactly one when that is what was asked for.
 async fn survive(brokers: Brokers, delivery: &str) {
-    let kills = std::env::var("BARISTA_KILLS").ok().map_or(KILLS, |n| n.parse().expect("BARISTA_KILLS is a number"));
-    let seed: u64 = std::env::var("BARISTA_SEED").ok().map_or_else(rand::random, |s| s.parse().expect("a number"));
-    println!("{delivery}: {kills} kills, seed {seed} (BARISTA_SEED repeats it)");
+    let kills = std::env::var("DELIVERY_KILLS").ok().map_or(KILLS, |n| n.parse().expect("DELIVERY_KILLS is a number"));
+    let seed: u64 = std::env::var("DELIVERY_SEED").ok().map_or_else(rand::random, |s| s.parse().expect("a number"));
+    println!("{delivery}: {kills} kills, seed {seed} (DELIVERY_SEED repeats it)");
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let prefix = unique("delivery-") + ".";
     let bus = Arc::new(brokers.bus(&prefix));
@@ -114,6 +114,9 @@ async fn survive(brokers: Brokers, delivery: &str) {
     stop.store(true, Ordering::Relaxed);
     sender.await.unwrap();
     let sent = sent.load(Ordering::Relaxed);
+    for node in &mut nodes {
+        assert!(!node.has_ended(), "a node has ended by itself:\n{}", node.log_text());
+    }
     let mut missing = sent;
     let begin = std::time::Instant::now();
     while missing > 0 {
