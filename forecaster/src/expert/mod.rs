@@ -5,8 +5,6 @@
 //!
 //! Invariants: a forecast is finite, not negative, and at most [`History::cap`]; an expert that cannot say anything
 //! yet abstains (`None`) instead of guessing.
-//!
-//! Left out: exogenous regressors.
 
 mod barista2019;
 mod ewma;
@@ -69,6 +67,8 @@ pub enum ExpertKind {
     Trees,
     /// Boosted trees on the difference from the typical value of the target's slot, refitted now and then.
     TreesTypical,
+    /// What the exogenous inputs say about the error of the mixture of the others.
+    Exogenous,
     /// Regression over the other experts' forecasts.
     Stack,
     /// Trend, seasonality and a compensator: a reconstruction of BARISTA (IC2E 2019); the better compensator is used.
@@ -81,7 +81,7 @@ pub enum ExpertKind {
 
 impl ExpertKind {
     /// Every expert.
-    pub const ALL: [ExpertKind; 20] = [
+    pub const ALL: [ExpertKind; 21] = [
         ExpertKind::LastValue,
         ExpertKind::EwmaFast,
         ExpertKind::EwmaMedium,
@@ -98,6 +98,7 @@ impl ExpertKind {
         ExpertKind::RidgeHour,
         ExpertKind::Trees,
         ExpertKind::TreesTypical,
+        ExpertKind::Exogenous,
         ExpertKind::Stack,
         ExpertKind::Barista2019,
         ExpertKind::Barista2019Ridge,
@@ -140,6 +141,7 @@ impl ExpertKind {
             ExpertKind::RidgeHour => "ridge_hour",
             ExpertKind::Trees => "trees",
             ExpertKind::TreesTypical => "trees_typical",
+            ExpertKind::Exogenous => "exogenous",
             ExpertKind::Stack => "stack",
             ExpertKind::Barista2019 => "barista2019",
             ExpertKind::Barista2019Ridge => "barista2019_ridge",
@@ -266,8 +268,8 @@ impl Expert {
                 .trees
                 .as_ref()
                 .and_then(|trees| trees.predict(origin.history, origin.seasons, origin.calendar, origin.target)),
-            // It needs the others' forecasts: the horizon asks it last.
-            ExpertKind::Stack => None,
+            // They need the others' forecasts: the horizon asks them last.
+            ExpertKind::Exogenous | ExpertKind::Stack => None,
             ExpertKind::Barista2019 | ExpertKind::Barista2019Ridge | ExpertKind::Barista2019Trees => {
                 self.barista2019.as_ref().and_then(|method| method.predict(origin))
             }
