@@ -28,15 +28,28 @@ def show(values, digits, scale=1.0):
 
 
 for path in [a for a in sys.argv[1:] if not a.startswith("--")]:
-    rows, bounds, head = {}, [], None
+    rows, bounds, head, reports = {}, [], None, []
     for line in open(path):
         report = json.loads(line)
         head = report
+        reports.append(report)
         bounds.append(report["bound_usd"])
         for run in report["policies"]:
             rows.setdefault((run["policy"], run["shedding"]), []).append(run)
     n = len(bounds)
-    print(f"**{head['scenario']}**: {head['days']:.0f} days, {n} seed{'s' if n > 1 else ''}, bound {show(bounds, 2)} USD\n")
+    print(f"**{head['scenario']}**: {head['days']:.0f} days, {n} seed{'s' if n > 1 else ''}, bound {show(bounds, 2)} USD")
+    for key, what in [("floor_usd", "with 98 % of the minutes good"), ("queueing_usd", "and with queueing (reference)")]:
+        ratios = [r[key] / r["bound_usd"] for r in reports if r.get(key)]
+        if ratios:
+            print(f"; {what}: {show(ratios, 3)}")
+    wape = {}
+    for report in reports:
+        for service in report.get("forecasts", []):
+            for feed, value in service["wape"].items():
+                wape.setdefault(feed, []).append(value)
+    if wape:
+        print("; forecast error (WAPE of one step, %): " + ", ".join(f"{f} {show(v, 2, 100)}" for f, v in wape.items()))
+    print()
     print("| policy | shedding | × bound | in SLO, % | minutes ok, % | p50 / p95 / p99 ms | starts | wasted, % | ok |")
     print("|---|---|---|---|---|---|---|---|---|")
     mean = lambda runs, key: sum(r[key] for r in runs) / len(runs)

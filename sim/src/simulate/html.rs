@@ -16,13 +16,16 @@ pub(super) fn page(report: &Report) -> String {
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
          <title>{name} — barista simulate</title><style>{STYLE}</style></head><body><h1>{name}</h1>\
          <p>Seed {seed}, {days:.2} days. No policy that answers 99 % of requests can cost less than <b>{bound:.2} USD</b> \
-         (load known in advance, no queueing, whole nodes, set-up paid).</p><table><thead><tr>\
+         (load known in advance, no queueing, whole nodes, set-up paid){floor}.</p><table><thead><tr>\
          <th>policy<th>shedding<th>USD<th>× bound<th>in SLO<th>minutes ok<th>p50 ms<th>p95 ms<th>p99 ms<th>starts\
          <th>changes<th>wasted</tr></thead><tbody>{rows}</tbody></table>{plots}</body></html>\n",
         name = escape(&report.scenario),
         seed = report.seed,
         days = report.days,
         bound = report.bound_usd,
+        floor = report.floor_usd.zip(report.queueing_usd).map_or(String::new(), |(floor, queueing)| {
+            format!("; {floor:.2} USD when 98 % of the minutes must be good too, about {queueing:.2} USD when requests queue")
+        }),
     )
 }
 
