@@ -14,4 +14,8 @@
 
 pub mod api;
 mod driver;
+mod install;
 pub mod ptx;
+
+pub use api::Counters;
+pub use install::{Installed, install, library};

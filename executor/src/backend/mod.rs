@@ -11,6 +11,7 @@
 //!
 //! Left out: who runs what when (`queue`, `pool`), and how tensors look on the wire (`request`).
 
+pub mod cuda;
 mod cuts;
 pub mod fake;
 #[cfg(feature = "ort")]

@@ -59,7 +59,7 @@ impl Backend for TractBackend {
 }
 
 /// Why a file does not become a model; the path is added by the caller.
-enum Fault {
+pub(super) enum Fault {
     Invalid(String),
     Unsupported(String),
 }
@@ -93,6 +93,17 @@ struct TractModel {
 }
 
 fn compile(path: &Path, bytes: &[u8], options: &LoadOptions) -> Result<TractModel, Fault> {
+    let (signature, plans) = read_model(path, bytes, options.max_batch, &mut |typed, size| {
+        Ok((size, Plan { model: typed.into_optimized()?.into_runnable()?, remembers: false }))
+    })?;
+    keep_what_pays(signature, plans, options.max_batch)
+}
+
+/// Reads a model file and makes a plan for each batch size: 1, and powers of two up to the first that holds
+/// `max_batch`. `make` gets the typed model with that batch.
+pub(super) fn read_model<P>(
+    path: &Path, bytes: &[u8], max_batch: usize, make: &mut dyn FnMut(TypedModel, usize) -> Result<P, Fault>,
+) -> Result<(Signature, Vec<P>), Fault> {
     let parsed = parse(path, bytes)?;
     let inputs = input_shapes(&parsed)?;
     let all_symbolic = inputs.iter().all(|i| i.first == First::Symbolic);
@@ -100,22 +111,21 @@ fn compile(path: &Path, bytes: &[u8], options: &LoadOptions) -> Result<TractMode
     if !all_symbolic && !none_symbolic {
         return Err(Fault::Unsupported("some inputs have a batch dimension and some have not".to_owned()));
     }
-    let (single, outputs) = plan_for(&parsed, &inputs, 1)?;
+    let (single, outputs) = typed_for(&parsed, &inputs, 1)?;
     let batched = inputs.iter().all(|i| matches!(i.first, First::Symbolic | First::Fixed(1)))
         && outputs.iter().all(|shape| shape.first() == Some(&1));
-    let mut plans = vec![(1, single)];
+    let mut plans = vec![make(single, 1)?];
     if batched && all_symbolic {
         let mut size = 2;
-        while size < 2 * options.max_batch.max(1) && options.max_batch > 1 {
-            let (plan, shapes) = plan_for(&parsed, &inputs, size)?;
+        while size < 2 * max_batch.max(1) && max_batch > 1 {
+            let (typed, shapes) = typed_for(&parsed, &inputs, size)?;
             if shapes.iter().all(|shape| shape.first() == Some(&size)) {
-                plans.push((size, plan));
+                plans.push(make(typed, size)?);
             }
             size *= 2;
         }
     }
-    let signature = signature(&parsed, &inputs, &outputs, batched);
-    keep_what_pays(signature, plans, options.max_batch)
+    Ok((signature(&parsed, &inputs, &outputs, batched), plans))
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<InferenceModel, Fault> {
@@ -214,18 +224,17 @@ fn positive(dim: &TDim) -> Option<usize> {
     dim.to_i64().ok().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0)
 }
 
-/// The plan of one batch size and the shapes of its outputs.
-fn plan_for(model: &InferenceModel, inputs: &[Input], batch: usize) -> Result<(Plan, Vec<Vec<usize>>), Fault> {
+/// The typed model of one batch size and the shapes of its outputs.
+fn typed_for(model: &InferenceModel, inputs: &[Input], batch: usize) -> Result<(TypedModel, Vec<Vec<usize>>), Fault> {
     let mut model = model.clone();
     for (i, input) in inputs.iter().enumerate() {
         model.set_input_fact(i, InferenceFact::dt_shape(f32::datum_type(), input.shape(batch)))?;
     }
     let mut typed = model.into_typed()?;
     forget_between_runs(&mut typed);
-    let optimised = typed.into_optimized()?;
     let mut shapes = Vec::new();
-    for i in 0..optimised.output_outlets()?.len() {
-        let fact = optimised.output_fact(i)?;
+    for i in 0..typed.output_outlets()?.len() {
+        let fact = typed.output_fact(i)?;
         if fact.datum_type != f32::datum_type() {
             let found = fact.datum_type;
             return Err(Fault::Unsupported(format!("output {i} has element type {found:?}, only F32 is served")));
@@ -235,7 +244,7 @@ fn plan_for(model: &InferenceModel, inputs: &[Input], batch: usize) -> Result<(P
             shape.ok_or_else(|| Fault::Unsupported(format!("the shape of output {i} depends on the data")))?.to_vec(),
         );
     }
-    Ok((Plan { model: optimised.into_runnable()?, remembers: false }, shapes))
+    Ok((typed, shapes))
 }
 
 /// Recurrent operators start each run from their initial state; by default they go on from the run before.

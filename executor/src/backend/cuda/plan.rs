@@ -305,6 +305,27 @@ impl Call {
         }
     }
 
+    /// Where it writes.
+    pub fn written(&self) -> Vec<Slot> {
+        match self {
+            Call::Gemm { c: y, .. }
+            | Call::Conv3x3 { y, .. }
+            | Call::Conv1x1 { y, .. }
+            | Call::Depthwise { y, .. }
+            | Call::Im2col { col: y, .. }
+            | Call::Pool { y, .. }
+            | Call::Softmax { y, .. }
+            | Call::LayerNorm { y, .. }
+            | Call::RmsNorm { y, .. }
+            | Call::Reduce { y, .. }
+            | Call::Chain { y, .. }
+            | Call::CopyBox { y, .. }
+            | Call::Fill { y, .. }
+            | Call::Transpose { y, .. } => vec![y.slot],
+            Call::GruStep { next, y, .. } => std::iter::once(next.slot).chain(y.map(|y| y.slot)).collect(),
+        }
+    }
+
     /// A product of so few rows that the thin kernel fills the device better.
     fn is_thin(&self) -> bool {
         matches!(self, Call::Gemm { m, batch: 1, bias_kind, .. } if *m <= SMALL_ROWS && *bias_kind != Bias::Row)
@@ -399,6 +420,21 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Drops calls whose results nobody reads.
+    pub fn drop_unread(&mut self) {
+        let mut read: std::collections::HashSet<Slot> = self.outputs.iter().copied().collect();
+        let mut kept = Vec::with_capacity(self.steps.len());
+        for step in self.steps.drain(..).rev() {
+            let written = step.call.written();
+            if written.iter().any(|slot| read.contains(slot)) {
+                read.extend(step.call.launch().slots());
+                kept.push(step);
+            }
+        }
+        kept.reverse();
+        self.steps = kept;
+    }
+
     /// Lays out the buffers.
     pub fn lay_out(&mut self, layout: Layout) {
         let lives = lives(self);
