@@ -4,8 +4,24 @@ use super::core::{Admission, too_large};
 use super::failure::{Code, Failure};
 use bytes::{Bytes, BytesMut};
 use flate2::read::{GzDecoder, ZlibDecoder};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Collected, LengthLimitError, Limited};
 use std::io::Read;
+
+/// Bytes of a request that carries no tensors.
+const MAX_SMALL: usize = 1 << 20;
+
+/// The body of a request that carries no tensors: it takes no place among those for inference.
+pub(crate) async fn read_small<B>(body: B) -> Result<Bytes, Failure>
+where
+    B: hyper::body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let read = Limited::new(body, MAX_SMALL).collect().await;
+    read.map(Collected::to_bytes).map_err(|error| match error.downcast::<LengthLimitError>() {
+        Ok(_) => Failure::new(Code::TooLarge, format!("too-large: the request has more than {MAX_SMALL} bytes")),
+        Err(error) => Failure::new(Code::BadRequest, format!("the body broke off: {error}")),
+    })
+}
 
 /// The whole body. `declared` is its length as far as the client told: what is too large is refused before it is read.
 pub(crate) async fn read<B>(mut body: B, declared: Option<u64>, admission: &mut Admission) -> Result<Bytes, Failure>

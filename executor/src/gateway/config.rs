@@ -39,7 +39,7 @@ pub struct Config {
     pub grpc: SocketAddr,
     /// Where requests go.
     pub mode: Mode,
-    /// Bytes of one request at most, after decompression; a larger one is refused with 413.
+    /// Bytes of one request at most, after decompression, gRPC's frame of five included; a larger one is refused (413).
     pub max_body: usize,
     /// Requests for inference that are worked on at once; one more is refused with 429.
     pub max_in_flight: usize,

@@ -31,9 +31,6 @@ use tower_service::Service;
 /// Messages of one stream that are worked on at once.
 const STREAM_WIDTH: usize = 16;
 
-/// Frame around a message: one byte of flags, four of length.
-const FRAME: usize = 5;
-
 /// Path of the streaming call.
 const STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
 /// Path of the call for inference.
@@ -96,25 +93,20 @@ impl Outer {
 
     /// The request with its body read, and with its place if it is one for inference.
     async fn whole(&self, request: http::Request<Incoming>) -> Result<http::Request<Full<Bytes>>, Failure> {
-        let mut admission = self.gateway.admit(Protocol::Grpc)?;
         let (mut parts, body) = request.into_parts();
+        if parts.uri.path() != INFER {
+            return Ok(http::Request::from_parts(parts, Full::new(body::read_small(body).await?)));
+        }
+        let mut admission = self.gateway.admit(Protocol::Grpc)?;
         let patience = parts.headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
         if let Some(patience) = patience {
             admission.lower_deadline(patience);
         }
         let declared = parts.headers.get(http::header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
-        let limit = self.gateway.config.max_body;
         let body = body::read(body, declared, &mut admission).await.inspect_err(|failure| {
             admission.ended::<()>(&Err(failure.clone()));
         })?;
-        if body.len() > limit.saturating_add(FRAME) {
-            return Err(super::core::too_large(limit));
-        }
-        if parts.uri.path() == INFER {
-            parts.extensions.insert(Place(Arc::new(Mutex::new(Some(admission)))));
-        } else {
-            admission.ended::<()>(&Ok(()));
-        }
+        parts.extensions.insert(Place(Arc::new(Mutex::new(Some(admission)))));
         Ok(http::Request::from_parts(parts, Full::new(body)))
     }
 }

@@ -17,7 +17,6 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
-use http_body_util::BodyExt;
 use schemas::headers;
 use schemas::status::TensorSignature;
 use serde::Deserialize;
@@ -27,9 +26,6 @@ use std::sync::Arc;
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 const DEADLINE: HeaderName = HeaderName::from_static(headers::DEADLINE_MS);
 const CORRELATION: HeaderName = HeaderName::from_static(headers::CORRELATION_ID);
-
-/// Bytes of a request that carries no tensors.
-const MAX_CONTROL_BODY: usize = 1 << 20;
 
 type Shared = State<Arc<Gateway>>;
 
@@ -216,9 +212,7 @@ struct Control {
 }
 
 async fn control(body: Body) -> Result<Control, Failure> {
-    let limited = http_body_util::Limited::new(body, MAX_CONTROL_BODY);
-    let bytes =
-        limited.collect().await.map_err(|e| Failure::new(Code::BadRequest, format!("the body: {e}")))?.to_bytes();
+    let bytes = body::read_small(body).await?;
     if bytes.trim_ascii().is_empty() {
         return Ok(Control::default());
     }
