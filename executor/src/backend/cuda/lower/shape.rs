@@ -7,7 +7,7 @@ use tract_onnx::tract_core::ops::array::{MultiBroadcastTo, Pad, PadMode, Slice, 
 use tract_onnx::tract_core::ops::cast::Cast;
 use tract_onnx::tract_core::ops::change_axes::AxisOp;
 use tract_onnx::tract_core::ops::identity::Identity;
-use tract_onnx::tract_data::internal::DimLike;
+use tract_onnx::tract_core::internal::DimLike;
 
 /// Dimensions the copying kernel walks.
 const MAX_DIMS: usize = 6;
