@@ -1,8 +1,8 @@
-//! The CUDA backend on the stand-in driver (or, with `BARISTA_CUDA_REAL=1`, on a device), against tract.
+//! The CUDA backend on the stand-in driver, against tract.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
-use executor::backend::cuda::{CudaBackend, Layout, Probe, lower_file, probe};
+use executor::backend::cuda::{CudaBackend, Layout, Probe, lower_file, probe, roofline};
 use executor::backend::tract::TractBackend;
 use executor::backend::{Backend, LoadError, LoadOptions, Model, Row};
 use fakecuda::Installed;
@@ -214,6 +214,11 @@ fn plans_are_printed_and_share_memory() {
         let lowered = lower_file(&models().join(name), &LoadOptions { max_batch: 2 }, Layout::Shared).unwrap();
         for plan in &lowered.plans {
             println!("{name} {plan}");
+            for device in roofline::DEVICES {
+                let e = roofline::estimate(plan, &device);
+                assert!(e.floor_us > 0.0 && e.floor_us < e.likely_us && e.likely_us < e.slow_us);
+                println!("FLOOR {name} {} {} {:.2} {:.0}", plan.batch, device.name, e.floor_us, e.likely_us);
+            }
             let apart: usize = plan.buffers.iter().sum();
             assert!(plan.arena <= apart.next_multiple_of(64) + 64 * plan.buffers.len());
             assert!(plan.to_string().lines().count() == plan.steps.len() + 1);

@@ -57,7 +57,7 @@ fn print(report: &Value) -> Outcome {
     let rows = vec![
         vec!["cores".to_owned(), text(&report["cores"])],
         vec!["memory".to_owned(), format!("{} GiB", text(&report["memory_gib"]))],
-        vec!["cuda".to_owned(), format!("off, because {}", text(&report["cuda"]["reason"]))],
+        vec!["cuda".to_owned(), cuda_line(&report["cuda"])],
         vec!["kafka".to_owned(), reach(&report["kafka"])],
         vec!["mqtt".to_owned(), reach(&report["mqtt"])],
         vec!["clock skew".to_owned(), format!("{} ms against the Kafka broker", text(&report["clock_skew_ms"]))],
@@ -66,9 +66,22 @@ fn print(report: &Value) -> Outcome {
     output::print_table(&["what", "found"], rows)
 }
 
-/// This version holds no CUDA backend, so there is nothing to probe.
+/// What the CUDA backend finds.
 fn cuda() -> Value {
-    json!({"available": false, "reason": "this version has no CUDA backend yet"})
+    match executor::backend::cuda::probe() {
+        executor::backend::cuda::Probe::Off(reason) => json!({"available": false, "reason": reason}),
+        executor::backend::cuda::Probe::On(device) => json!({
+            "available": true,
+            "device": device.name,
+            "driver": device.driver,
+            "memory_gib": device.memory_bytes as f64 / f64::from(1 << 30),
+        }),
+    }
+}
+
+fn cuda_line(cuda: &Value) -> String {
+    let text = |key: &str| cuda[key].as_str().unwrap_or("unknown").to_owned();
+    if cuda["available"] == true { text("device") } else { format!("off, because {}", text("reason")) }
 }
 
 /// Total memory of the machine; null where `/proc/meminfo` cannot be read.

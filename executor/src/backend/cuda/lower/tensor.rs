@@ -62,6 +62,7 @@ impl Lowering<'_> {
                     roles.column.push((b, c));
                     roles.idle_a.push(a);
                 }
+                (None, None, Some(c)) if shape_c[c] == 1 => roles.idle_c.push(c),
                 (Some(a), None, None) if shape_a[a] == 1 => roles.idle_a.push(a),
                 (None, Some(b), None) if shape_b[b] == 1 => roles.idle_b.push(b),
                 _ => return Err(format!("the axis {} of {}", axis.repr, op.axes)),
@@ -272,13 +273,15 @@ struct Roles {
     sum: Vec<(usize, usize)>,
     idle_a: Vec<usize>,
     idle_b: Vec<usize>,
+    /// Axes of size 1 that only the output has.
+    idle_c: Vec<usize>,
 }
 
 impl Roles {
     /// Axes of the output in the order the kernel writes them.
     fn output(&self) -> Vec<usize> {
         let batch = self.batch.iter().map(|x| x.2);
-        batch.chain(self.row.iter().map(|x| x.1)).chain(self.column.iter().map(|x| x.1)).collect()
+        batch.chain(self.row.iter().map(|x| x.1)).chain(self.column.iter().map(|x| x.1)).chain(self.idle_c.iter().copied()).collect()
     }
 
     fn exchanged(&self) -> Roles {
@@ -289,6 +292,7 @@ impl Roles {
             sum: self.sum.iter().map(|(a, b)| (*b, *a)).collect(),
             idle_a: self.idle_b.clone(),
             idle_b: self.idle_a.clone(),
+            idle_c: self.idle_c.clone(),
         }
     }
 
