@@ -11,8 +11,10 @@ use crate::combine::Combiner;
 use crate::expert::hour_ridge::HOURS;
 use crate::expert::ridge::Inputs;
 use crate::expert::stack::Stack;
+use crate::expert::trees::Share;
 use crate::expert::{Expert, ExpertKind, Origin};
 use crate::features::{self, VALUES};
+use crate::guard::Guard;
 use crate::history::{History, Seasons};
 use crate::quantile::{Outcome, Quantiles, SCALES};
 use serde::{Deserialize, Serialize};
@@ -40,6 +42,8 @@ struct Pending {
     target: i64,
     level: f64,
     direct: Direct,
+    /// What the experts' weights were for, before the guard: median and mean.
+    mixtures: [f64; 2],
     #[serde(with = "crate::bits::single")]
     values: Vec<f32>,
     /// Forecasts of the experts; NaN where one abstained.
@@ -69,26 +73,37 @@ pub(crate) struct Horizon {
     /// Present if [`ExpertKind::Stack`] is among the experts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stack: Option<Stack>,
+    /// Absent where some of the simple experts are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    guard: Option<Guard>,
     quantiles: Quantiles,
     pending: VecDeque<Pending>,
 }
 
 impl Horizon {
-    pub(crate) fn new(steps: u32, kinds: &[ExpertKind], levels: &[f64], seasons: Seasons) -> Self {
+    pub(crate) fn new(steps: u32, kinds: &[ExpertKind], levels: &[f64], seasons: Seasons, trees: Share) -> Self {
         let combiner = Combiner::new(&prior(steps, kinds, seasons));
         Horizon {
             steps,
-            experts: kinds.iter().map(|&kind| Expert::new(kind, seasons)).collect(),
+            experts: kinds.iter().map(|&kind| Expert::new(kind, seasons, trees)).collect(),
             for_median: combiner.clone(),
             for_mean: combiner,
             stack: kinds.contains(&ExpertKind::Stack).then(|| Stack::new(kinds.len())),
+            guard: Guard::new(kinds, ExpertKind::SeasonalDay.prior(lead_days(steps, seasons))),
             quantiles: Quantiles::new(levels, seasons.day_steps),
             pending: VecDeque::new(),
         }
     }
 
-    pub(crate) fn fits(&self, steps: u32, kinds: &[ExpertKind], levels: &[f64], seasons: Seasons) -> bool {
-        let fresh = Horizon::new(steps, kinds, levels, seasons);
+    pub(crate) fn fits(
+        &self,
+        steps: u32,
+        kinds: &[ExpertKind],
+        levels: &[f64],
+        seasons: Seasons,
+        trees: Share,
+    ) -> bool {
+        let fresh = Horizon::new(steps, kinds, levels, seasons, trees);
         self.steps == steps
             && self.experts.len() == kinds.len()
             && self.experts.iter().zip(&fresh.experts).all(|(expert, fresh)| expert.fits(fresh))
@@ -97,6 +112,10 @@ impl Horizon {
             && match (&self.stack, &fresh.stack) {
                 (Some(stack), Some(fresh)) => stack.fits(fresh),
                 (stack, fresh) => stack.is_none() && fresh.is_none(),
+            }
+            && match (&self.guard, &fresh.guard) {
+                (Some(guard), Some(fresh)) => guard.fits(fresh),
+                (guard, fresh) => guard.is_none() && fresh.is_none(),
             }
             && self.quantiles.fits(levels, seasons.day_steps)
             && self.pending.len() <= steps as usize
@@ -110,7 +129,11 @@ impl Horizon {
 
     /// Weights of the experts for the mean.
     pub(crate) fn weights(&self) -> impl Iterator<Item = (ExpertKind, f64)> + '_ {
-        self.experts.iter().map(Expert::kind).zip(self.for_mean.weights().iter().copied())
+        let mut weights = self.for_mean.weights().to_vec();
+        if let Some(guard) = &self.guard {
+            guard.spread(&mut weights);
+        }
+        self.experts.iter().map(Expert::kind).zip(weights)
     }
 
     /// The value of interval `index` is known: learns from the forecast made for it and returns that forecast.
@@ -129,6 +152,9 @@ impl Horizon {
         let pending = self.pending.pop_front_if(|pending| pending.target == index)?;
         let unit = 4.0 * self.quantiles.recent_error().max(1e-6 * pending.level);
         self.learn_weights(&pending, value, unit);
+        if let Some(guard) = &mut self.guard {
+            guard.learn(pending.mixtures[0], &pending.experts, value, self.quantiles.usual_error());
+        }
         let phase = now.calendar.phase(start_ms);
         self.learn_stack(&pending, value);
         let slot = now.calendar.day_slot(phase, self.quantiles.slots());
@@ -147,14 +173,13 @@ impl Horizon {
     }
 
     fn learn_weights(&mut self, pending: &Pending, value: f64, unit: f64) {
-        let median = pending.direct.median;
+        let [median, mean] = pending.mixtures;
         let distance = median - value;
         // A hit within rounding has no side.
         let sign = if distance.abs() <= 1e-9 * pending.level { 0.0 } else { distance.signum() };
         let regrets: Vec<f64> = pending.experts.iter().map(|forecast| sign * (forecast - median) / unit).collect();
         self.for_median.learn(&regrets);
 
-        let mean = pending.direct.mean;
         let slope = 2.0 * ((mean - value) / unit).clamp(-3.0, 3.0);
         let regrets: Vec<f64> = pending.experts.iter().map(|forecast| slope * (forecast - mean) / unit).collect();
         self.for_mean.learn(&regrets);
@@ -164,14 +189,14 @@ impl Horizon {
         let Some(stack) = &mut self.stack else { return };
         // An error beyond four times the usual one counts as if it were four times.
         let usual = 4.0 * self.quantiles.usual_error().max(1e-6 * pending.level);
-        let weight = (usual / (value - pending.direct.median).abs()).min(1.0);
+        let weight = (usual / (value - pending.mixtures[0]).abs()).min(1.0);
         let mut others = pending.experts.clone();
         self.experts.iter().zip(&mut others).for_each(|(expert, forecast)| {
             if expert.kind() == ExpertKind::Stack {
                 *forecast = f64::NAN;
             }
         });
-        stack.learn(&others, pending.direct.median, value, pending.level, weight);
+        stack.learn(&others, pending.mixtures[0], value, pending.level, weight);
     }
 
     /// Brings the experts up to date with what they learned.
@@ -229,8 +254,9 @@ impl Horizon {
             });
         }
         let fallback = now.history.last_value();
-        let median = self.for_median.mix(&experts).unwrap_or(fallback);
-        let mean = self.for_mean.mix(&experts).unwrap_or(fallback);
+        let mixtures = [&self.for_median, &self.for_mean].map(|weights| weights.mix(&experts).unwrap_or(fallback));
+        let [median, mean] =
+            mixtures.map(|mixture| self.guard.as_ref().map_or(mixture, |guard| guard.mix(mixture, &experts)));
         let scales = self.quantiles.scales(median, level, now.calendar.day_slot(phase, self.quantiles.slots()));
         let quantiles = self.quantiles.at(median, &scales);
         let direct = Direct { steps: self.steps, mean, median, quantiles };
@@ -242,6 +268,7 @@ impl Horizon {
             target,
             level,
             direct: direct.clone(),
+            mixtures,
             values: values.iter().map(|&value| value as f32).collect(),
             experts,
             scales: scales.to_vec(),
@@ -251,10 +278,11 @@ impl Horizon {
 
     /// Most bytes that this horizon ever takes.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let pending = VALUES + self.experts.len() + SCALES + 2 * self.quantiles.levels() + 8;
+        let pending = VALUES.div_ceil(2) + self.experts.len() + SCALES + self.quantiles.levels() + 20;
         let combiners = 2 * 5 * self.experts.len();
         self.experts.iter().map(Expert::memory_bytes).sum::<usize>()
             + self.stack.as_ref().map_or(0, Stack::memory_bytes)
+            + self.guard.as_ref().map_or(0, Guard::memory_bytes)
             + self.quantiles.memory_bytes()
             + (pending * self.steps as usize + combiners) * size_of::<f64>()
     }
@@ -262,8 +290,11 @@ impl Horizon {
 
 /// Weights of the experts before anything is known.
 fn prior(steps: u32, kinds: &[ExpertKind], seasons: Seasons) -> Vec<f64> {
-    let lead_days = f64::from(steps) / seasons.day_steps as f64;
-    kinds.iter().map(|kind| kind.prior(lead_days)).collect()
+    kinds.iter().map(|kind| kind.prior(lead_days(steps, seasons))).collect()
+}
+
+fn lead_days(steps: u32, seasons: Seasons) -> f64 {
+    f64::from(steps) / seasons.day_steps as f64
 }
 
 impl Pending {
@@ -277,6 +308,7 @@ impl Pending {
             && finite(&self.scales)
             && self.scales.iter().all(|scale| *scale > 0.0)
             && !self.experts.iter().any(|forecast| forecast.is_infinite())
+            && self.mixtures.iter().all(|mixture| mixture.is_finite())
             && self.level.is_finite()
             && self.level > 0.0
     }

@@ -20,6 +20,7 @@ mod calendar;
 mod combine;
 mod features;
 mod forecast;
+mod guard;
 mod history;
 mod horizon;
 mod portfolio;

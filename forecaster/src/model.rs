@@ -14,6 +14,7 @@
 
 use crate::calendar::{Calendar, CalendarConfig};
 use crate::expert::ExpertKind;
+use crate::expert::trees::Share;
 use crate::forecast::{self, Forecast};
 use crate::history::{History, Seasons};
 use crate::horizon::{Direct, Horizon, Now};
@@ -224,10 +225,13 @@ struct Body {
 impl Body {
     fn new(config: &ModelConfig) -> Self {
         let seasons = config.seasons();
-        let horizon = |&steps: &u32| Horizon::new(steps, &config.experts, &config.levels, seasons);
+        let n = config.horizons.len();
+        let horizon = |(place, &steps): (usize, &u32)| {
+            Horizon::new(steps, &config.experts, &config.levels, seasons, Share::new(place, n))
+        };
         Body {
             history: History::new(seasons),
-            horizons: config.horizons.iter().map(horizon).collect(),
+            horizons: config.horizons.iter().enumerate().map(horizon).collect(),
             newest: Vec::new(),
             score: Score::new(config.levels.len()),
             refit_due: None,
@@ -239,11 +243,9 @@ impl Body {
         let n = config.horizons.len();
         self.history.fits(seasons)
             && self.horizons.len() == n
-            && self
-                .horizons
-                .iter()
-                .zip(&config.horizons)
-                .all(|(horizon, &steps)| horizon.fits(steps, &config.experts, &config.levels, seasons))
+            && self.horizons.iter().zip(&config.horizons).enumerate().all(|(place, (horizon, &steps))| {
+                horizon.fits(steps, &config.experts, &config.levels, seasons, Share::new(place, n))
+            })
             && self.newest.len() == if self.history.samples == 0 { 0 } else { n }
             && self
                 .newest
@@ -269,7 +271,7 @@ struct Read {
 
 impl Model {
     /// Version of the serialised layout; it changes with any change of meaning.
-    pub const VERSION: u32 = 2;
+    pub const VERSION: u32 = 3;
 
     /// A model that has seen nothing.
     ///

@@ -267,27 +267,6 @@ fn the_rhythm_is_learned() {
     assert!(error.mase.is_some_and(|mase| mase < 1.0), "{error:?}");
 }
 
-/// The first two days, in which there is little to learn from: no worse than the better naive forecast, nearly.
-#[test]
-fn a_cold_start_is_no_worse_than_a_naive_forecast() {
-    for seed in 20..26 {
-        let mut model = model(hourly());
-        let values = load(seed, 61);
-        let (mut ours, mut last, mut day) = (0.0, 0.0, 0.0);
-        for i in 0..48 {
-            feed(&mut model, i, &values[i..=i]);
-            for h in [1, 2, 6, 12] {
-                let target = values[i + h];
-                ours += (forecast(&model).steps[h - 1].median - target).abs();
-                last += (values[i] - target).abs();
-                day += (values[if i + h >= 24 { i + h - 24 } else { i }] - target).abs();
-            }
-        }
-        let best = f64::min(last, day);
-        assert!(ours < 1.25 * best, "seed {seed}: {ours} against last {last} and day {day}");
-    }
-}
-
 #[test]
 fn quantiles_cover_what_they_say() {
     let mut model = model(hourly());

@@ -272,15 +272,16 @@ pub fn run_in_detail(series: &CsvSeries, options: &Options) -> Result<Detail, Er
     if !(options.train > 0.0 && options.train < 1.0) {
         return Err(Error::Train(options.train));
     }
+    let default = ModelConfig::new(series.interval_ms);
     let config = ModelConfig {
         horizons: options.horizons.clone(),
         levels: options.levels.clone(),
         calendar: options.calendar.clone(),
         experts: match options.method {
-            Method::Ensemble => ExpertKind::DEFAULT.to_vec(),
+            Method::Ensemble => default.experts.clone(),
             Method::Expert(kind) => vec![kind],
         },
-        ..ModelConfig::new(series.interval_ms)
+        ..default
     };
     let mut model = Model::new(config)?;
     let rows = series.values.len();

@@ -23,7 +23,7 @@ use hour_ridge::HourRidge;
 use ridge::{Inputs, Link, Ridge};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use trees::Trees;
+use trees::{Share, Trees};
 
 /// Samples after which a short-memory ridge has forgotten two thirds.
 const SHORT_WINDOW: f64 = 1200.0;
@@ -65,13 +65,15 @@ pub enum ExpertKind {
     RidgeHour,
     /// Boosted trees on the change from the newest value, refitted now and then.
     Trees,
+    /// Boosted trees on the difference from the typical value of the target's slot, refitted now and then.
+    TreesTypical,
     /// Regression over the other experts' forecasts.
     Stack,
 }
 
 impl ExpertKind {
     /// Every expert.
-    pub const ALL: [ExpertKind; 16] = [
+    pub const ALL: [ExpertKind; 17] = [
         ExpertKind::LastValue,
         ExpertKind::EwmaFast,
         ExpertKind::EwmaMedium,
@@ -87,12 +89,13 @@ impl ExpertKind {
         ExpertKind::RidgeLogLong,
         ExpertKind::RidgeHour,
         ExpertKind::Trees,
+        ExpertKind::TreesTypical,
         ExpertKind::Stack,
     ];
 
     /// The experts of the default ensemble. Of the large ridges it has one: on the recorded series any two or all six
     /// together change the mean score by less than one per cent, and each is much of the time and memory.
-    pub const DEFAULT: [ExpertKind; 11] = [
+    pub const DEFAULT: [ExpertKind; 12] = [
         ExpertKind::LastValue,
         ExpertKind::EwmaFast,
         ExpertKind::EwmaMedium,
@@ -103,6 +106,7 @@ impl ExpertKind {
         ExpertKind::RidgeLogLong,
         ExpertKind::RidgeHour,
         ExpertKind::Trees,
+        ExpertKind::TreesTypical,
         ExpertKind::Stack,
     ];
 
@@ -124,6 +128,7 @@ impl ExpertKind {
             ExpertKind::RidgeLogLong => "ridge_log_long",
             ExpertKind::RidgeHour => "ridge_hour",
             ExpertKind::Trees => "trees",
+            ExpertKind::TreesTypical => "trees_typical",
             ExpertKind::Stack => "stack",
         }
     }
@@ -137,6 +142,14 @@ impl ExpertKind {
         match self {
             ExpertKind::SeasonalDay => 1.0 + (MOST - 1.0) * (lead_days / FULL_LEAD_DAYS).min(1.0),
             _ => 1.0,
+        }
+    }
+
+    fn trees_base(self) -> Option<trees::Base> {
+        match self {
+            ExpertKind::Trees => Some(trees::Base::Last),
+            ExpertKind::TreesTypical => Some(trees::Base::Typical),
+            _ => None,
         }
     }
 
@@ -199,9 +212,9 @@ pub(crate) struct Expert {
 }
 
 impl Expert {
-    pub(crate) fn new(kind: ExpertKind, seasons: Seasons) -> Self {
+    pub(crate) fn new(kind: ExpertKind, seasons: Seasons, share: Share) -> Self {
         let hours = (kind == ExpertKind::RidgeHour).then(|| HourRidge::new(seasons.day_steps));
-        let trees = (kind == ExpertKind::Trees).then(Trees::default);
+        let trees = kind.trees_base().map(|base| Trees::new(base, share));
         Expert { kind, ridge: kind.ridge(), hours, trees }
     }
 
@@ -213,7 +226,7 @@ impl Expert {
         self.kind == fresh.kind
             && both(&self.ridge, &fresh.ridge, Ridge::fits)
             && both(&self.hours, &fresh.hours, HourRidge::fits)
-            && both(&self.trees, &fresh.trees, |trees, _| trees.fits())
+            && both(&self.trees, &fresh.trees, Trees::fits)
     }
 
     pub(crate) fn predict(&self, origin: &Origin<'_>) -> Option<f64> {
@@ -232,7 +245,7 @@ impl Expert {
             | ExpertKind::RidgeLogShort
             | ExpertKind::RidgeLogLong => self.ridge.as_ref().map(|ridge| ridge.predict(origin.inputs)),
             ExpertKind::RidgeHour => self.hours.as_ref().map(|hours| hours.predict(origin.inputs)),
-            ExpertKind::Trees => self
+            ExpertKind::Trees | ExpertKind::TreesTypical => self
                 .trees
                 .as_ref()
                 .and_then(|trees| trees.predict(origin.history, origin.seasons, origin.calendar, origin.target)),
@@ -274,12 +287,12 @@ impl Expert {
     /// Learns anew from the recorded past, for forecasts `steps` ahead.
     pub(crate) fn refit(&mut self, history: &History, seasons: Seasons, calendar: &Calendar, steps: u32) {
         if let Some(trees) = &mut self.trees {
-            *trees = Trees::fit(history, seasons, calendar, steps);
+            *trees = trees.fit(history, seasons, calendar, steps);
         }
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.trees.as_ref().map_or(0, |_| Trees::BYTES)
+        self.trees.as_ref().map_or(0, Trees::memory_bytes)
             + self.ridge.as_ref().map_or(0, Ridge::memory_bytes)
             + self.hours.as_ref().map_or(0, HourRidge::memory_bytes)
     }

@@ -1,62 +1,117 @@
 //! Boosted regression trees on the change from the newest value to the target, with absolute loss.
 //!
-//! Purpose: what is not linear — a morning after a holiday, a peak that ends by the clock. Histogram trees (Ke and
-//! others, LightGBM, NeurIPS 2017) of fixed depth on the signs of the residuals; each leaf is the median of its
-//! residuals (Friedman, "Greedy function approximation", 2001, algorithm 3). Fitted anew now and then on the
-//! recorded past, outside the step that forecasts: [`crate::Model::maintain`].
+//! Purpose: what is not linear — a morning after a holiday, a peak that ends by the clock. Fitted anew now and then
+//! on the recorded past (`boost`), outside the step that forecasts: [`crate::Model::maintain`].
 //!
 //! All inputs but the clock are differences of values and all comparisons are of ranks, so that a scaled series
 //! gives the scaled forecast.
 //!
-//! Invariants: the fit is a pure function of the history (the rows of a tree are drawn by a fixed generator); leaves
-//! are finite; time and memory are bounded by [`ROWS`], [`TREES`] and [`DEPTH`]. Abstains until fitted, and always
-//! where the history keeps means of several steps (below a minute).
+//! Invariants: the fit is a pure function of the history; leaves are finite; time and memory are bounded by [`ROWS`],
+//! [`MANY`] and [`DEPTH`]. Abstains until fitted, and always where the history keeps means of several steps (below
+//! a minute).
+
+mod boost;
+mod rows;
 
 use crate::calendar::Calendar;
 use crate::history::{History, Seasons};
+use boost::Boost;
+use rows::{N, Row, clock, row};
 use serde::{Deserialize, Serialize};
 
 /// Most rows of the past that a fit uses.
 const ROWS: usize = 10_080;
 /// Fewest rows for a first fit.
 const LEAST_ROWS: usize = 600;
-const TREES: usize = 80;
-const DEPTH: usize = 4;
+const DEPTH: usize = 5;
 const SPLITS: usize = (1 << DEPTH) - 1;
 const LEAVES: usize = 1 << DEPTH;
 /// Ranks that a feature is cut into.
-const BINS: usize = 64;
-const RATE: f64 = 0.12;
-const LEAST_LEAF: u32 = 20;
-/// Number of features.
-const N: usize = 23;
+const BINS: usize = 32;
+
+/// Trees for a horizon of a model with few horizons, of each [`Base`].
+const MANY: usize = 120;
+/// Trees for a horizon where there are more, of one [`Base`] only.
+const FEW: usize = 90;
+/// Horizons that are few.
+const FEW_HORIZONS: usize = 4;
+/// Trees times their learning rate.
+const REACH: f64 = 11.0;
+
+/// Trees of each base that the horizon at `place` of `horizons` may have: a series' memory and time are bounded, and a
+/// second base adds less to a forecast than a first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Share {
+    last: usize,
+    typical: usize,
+}
+
+impl Share {
+    pub(crate) fn new(place: usize, horizons: usize) -> Self {
+        if horizons <= FEW_HORIZONS {
+            return Share { last: MANY, typical: MANY };
+        }
+        if place.is_multiple_of(2) { Share { last: FEW, typical: 0 } } else { Share { last: 0, typical: FEW } }
+    }
+}
+
+/// What the trees' sum is added to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Base {
+    /// The newest value.
+    Last,
+    /// The mean of the target's slot over the last four weeks.
+    Typical,
+}
 
 /// See the module's documentation.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Trees {
-    /// By tree and node, breadth first: the feature, and the value above which the way goes right.
+    base: Base,
+    /// Trees that a fit makes; none if 0.
+    most: usize,
+    /// By feature: the values that its ranks end at.
+    #[serde(with = "crate::bits::single")]
+    edges: Vec<f32>,
+    /// By tree and node, breadth first: the feature, and the last rank that goes left.
     #[serde(with = "crate::bits::bytes")]
     features: Vec<u8>,
-    #[serde(with = "crate::bits::single")]
-    thresholds: Vec<f32>,
-    /// By tree and leaf: part of the change.
-    #[serde(with = "crate::bits::single")]
-    leaves: Vec<f32>,
+    #[serde(with = "crate::bits::bytes")]
+    cuts: Vec<u8>,
+    /// By tree and leaf: part of the difference from the base, in units of `unit`.
+    leaves: Vec<i16>,
+    unit: f32,
 }
 
 impl Trees {
-    /// Bytes of a fitted ensemble.
-    pub(crate) const BYTES: usize = TREES * (SPLITS * 5 + LEAVES * 4);
+    /// Not yet fitted.
+    pub(crate) fn new(base: Base, share: Share) -> Self {
+        let most = match base {
+            Base::Last => share.last,
+            Base::Typical => share.typical,
+        };
+        Trees { base, most, edges: Vec::new(), features: Vec::new(), cuts: Vec::new(), leaves: Vec::new(), unit: 0.0 }
+    }
 
-    pub(crate) fn fits(&self) -> bool {
+    pub(crate) fn fits(&self, fresh: &Trees) -> bool {
         let trees = self.leaves.len() / LEAVES;
-        trees <= TREES
+        self.base == fresh.base
+            && self.most == fresh.most
+            && (trees == 0 || trees == self.most)
             && self.leaves.len() == trees * LEAVES
             && self.features.len() == trees * SPLITS
-            && self.thresholds.len() == trees * SPLITS
+            && self.cuts.len() == trees * SPLITS
+            && self.edges.len() == if trees == 0 { 0 } else { N * (BINS - 1) }
             && self.features.iter().all(|&feature| usize::from(feature) < N)
-            && !self.thresholds.iter().any(|threshold| threshold.is_nan())
-            && self.leaves.iter().all(|leaf| leaf.is_finite())
+            && !self.edges.iter().any(|edge| edge.is_nan())
+            && self.unit.is_finite()
+    }
+
+    /// Bytes when fitted.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let edges = if self.most == 0 { 0 } else { N * (BINS - 1) * size_of::<f32>() };
+        self.most * (2 * SPLITS + LEAVES * size_of::<i16>()) + edges
     }
 
     pub(crate) fn predict(&self, history: &History, seasons: Seasons, calendar: &Calendar, target: i64) -> Option<f64> {
@@ -67,124 +122,39 @@ impl Trees {
         let past = |index: i64| history.series.at(index).map_or(f32::NAN, |value| value as f32);
         let means = [history.means.day as f32, history.means.week as f32];
         let clock = clock(calendar, history.series.start_ms(target));
-        let x = row(past, seasons, origin, target, means, clock);
-        Some(history.last_value() + self.sum(&x))
-    }
-
-    fn sum(&self, x: &[f32; N]) -> f64 {
+        let (row, bases) = row(past, seasons, origin, target, means, clock);
+        let bins = rank(&row, &self.edges);
         let trees = self
             .features
             .chunks_exact(SPLITS)
-            .zip(self.thresholds.chunks_exact(SPLITS))
+            .zip(self.cuts.chunks_exact(SPLITS))
             .zip(self.leaves.chunks_exact(LEAVES));
-        trees
-            .map(|((features, thresholds), leaves)| {
-                let mut node = 0;
-                for _ in 0..DEPTH {
-                    node = 2 * node + 1 + usize::from(x[usize::from(features[node])] > thresholds[node]);
-                }
-                f64::from(leaves[node - SPLITS])
-            })
-            .sum()
+        let sum: i64 = trees.map(|((features, cuts), leaves)| i64::from(leaves[leaf(&bins, features, cuts)])).sum();
+        Some(f64::from(bases.of(self.base)) + sum as f64 * f64::from(self.unit))
     }
 
     /// Trees for forecasts `steps` ahead, from all of the past that is kept; nothing while it is too short.
-    pub(crate) fn fit(history: &History, seasons: Seasons, calendar: &Calendar, steps: u32) -> Trees {
-        let Some((newest, _)) = history.series.newest() else { return Trees::default() };
+    pub(crate) fn fit(&self, history: &History, seasons: Seasons, calendar: &Calendar, steps: u32) -> Trees {
+        let unfitted =
+            Trees { edges: Vec::new(), features: Vec::new(), cuts: Vec::new(), leaves: Vec::new(), unit: 0.0, ..*self };
+        if self.most == 0 {
+            return unfitted;
+        }
+        let Some((newest, _)) = history.series.newest() else { return unfitted };
         if history.series.is_coarse() {
-            return Trees::default();
+            return unfitted;
         }
         let first = (newest + 1 - ROWS as i64).max(0);
         let past: Vec<f32> =
             (first..=newest).map(|index| history.series.at(index).map_or(f32::NAN, |value| value as f32)).collect();
-        let Some(sample) = Sample::collect(&past, first, history, seasons, calendar, i64::from(steps)) else {
-            return Trees::default();
-        };
-        sample.boost()
-    }
-}
-
-/// Parts of the day and of the week that have passed.
-fn clock(calendar: &Calendar, at_ms: i64) -> [f32; 2] {
-    let phase = calendar.phase(at_ms);
-    [calendar.day_slot(phase, 1440) as f32, calendar.week_slot(phase, 7) as f32]
-}
-
-/// The features of a target as seen from an origin. What is unknown is taken for the nearest known.
-fn row(
-    past: impl Fn(i64) -> f32,
-    seasons: Seasons,
-    origin: i64,
-    target: i64,
-    [mean_day, mean_week]: [f32; 2],
-    [minute, weekday]: [f32; 2],
-) -> [f32; N] {
-    let (day, week) = (seasons.day_steps as i64, seasons.week_steps as i64);
-    let or = |index: i64, fallback: f32| {
-        let value = if index <= origin { past(index) } else { f32::NAN };
-        if value.is_nan() { fallback } else { value }
-    };
-    let last = or(origin, 0.0);
-    let lag = |steps: i64| or(origin - steps, last);
-    let at_day = or(target - day, last);
-    let at_week = or(target - week, at_day);
-    let since_day = at_day - or(origin - day, last);
-    let since_week = at_week - or(origin - week, or(origin - day, last));
-    let short = (0..12).map(lag).sum::<f32>() / 12.0;
-    [
-        last,
-        lag(1) - last,
-        lag(2) - last,
-        lag(3) - last,
-        lag(4) - last,
-        lag(5) - last,
-        lag(8) - last,
-        lag(11) - last,
-        at_day - last,
-        or(target - day - 1, at_day) - at_day,
-        or(target - day + 1, at_day) - at_day,
-        at_week - last,
-        or(target - week - 1, at_week) - at_week,
-        or(target - week + 1, at_week) - at_week,
-        since_day,
-        since_week,
-        or(target - 2 * week, at_week) - last,
-        short - last,
-        mean_day - last,
-        mean_week - mean_day,
-        (since_day + since_week) / 2.0,
-        minute,
-        weekday,
-    ]
-}
-
-/// What trees are fitted to.
-struct Sample {
-    /// Upper ends of the bins, by feature.
-    edges: Vec<Vec<f32>>,
-    /// Bins, by row and feature.
-    bins: Vec<[u8; N]>,
-    /// Changes still to be explained, by row.
-    residuals: Vec<f32>,
-}
-
-impl Sample {
-    fn collect(
-        past: &[f32],
-        first: i64,
-        history: &History,
-        seasons: Seasons,
-        calendar: &Calendar,
-        steps: i64,
-    ) -> Option<Sample> {
+        let steps = i64::from(steps);
         let at =
             |index: i64| usize::try_from(index - first).ok().and_then(|i| past.get(i)).copied().unwrap_or(f32::NAN);
-        let end = first + past.len() as i64;
         // The first day has no seasonal lag at all, and there the means have not settled.
         let begin = first + seasons.day_steps as i64;
-        let (mut rows, mut residuals) = (Vec::new(), Vec::new());
+        let (mut rows, mut changes) = (Vec::new(), Vec::new());
         let (mut mean_day, mut mean_week, mut known) = (0.0_f32, 0.0_f32, 0_u64);
-        for origin in first..end - steps {
+        for origin in first..=newest - steps {
             let value = at(origin);
             if value.is_nan() {
                 continue;
@@ -197,129 +167,43 @@ impl Sample {
                 continue;
             }
             let clock = clock(calendar, history.series.start_ms(target));
-            rows.push(row(at, seasons, origin, target, [mean_day, mean_week], clock));
-            residuals.push(observed - value);
+            let (row, bases) = row(at, seasons, origin, target, [mean_day, mean_week], clock);
+            rows.push(row);
+            changes.push(observed - bases.of(self.base));
         }
         if rows.len() < LEAST_ROWS {
-            return None;
+            return unfitted;
         }
-        let edges: Vec<Vec<f32>> = (0..N).map(|feature| edges(&rows, feature)).collect();
-        let bin = |x: &[f32; N]| {
-            let mut bins = [0; N];
-            for ((bin, edges), value) in bins.iter_mut().zip(&edges).zip(x) {
-                *bin = edges.partition_point(|edge| edge < value) as u8;
-            }
-            bins
-        };
-        Some(Sample { bins: rows.iter().map(bin).collect(), edges, residuals })
-    }
-
-    fn boost(mut self) -> Trees {
-        let mut trees = Trees::default();
-        // Knuth's multiplier (MMIX): half of the rows for each tree, always the same half for the same tree.
-        let mut state = 0x2545_f491_4f6c_dd1d_u64;
-        let mut random = move || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            state >> 33
-        };
-        for _ in 0..TREES {
-            let drawn: Vec<u32> = (0..self.bins.len() as u32).filter(|_| random() & 1 == 0).collect();
-            self.grow(&drawn, &mut trees);
+        let fitted = Boost::new(&rows, changes).run(self.most, REACH / self.most as f64);
+        let largest = fitted.leaves.iter().fold(0.0_f32, |largest, leaf| largest.max(leaf.abs()));
+        let unit = (largest / f32::from(i16::MAX)).max(f32::MIN_POSITIVE);
+        Trees {
+            edges: fitted.edges,
+            features: fitted.features,
+            cuts: fitted.cuts,
+            leaves: fitted.leaves.iter().map(|leaf| (leaf / unit).round() as i16).collect(),
+            unit,
+            ..unfitted
         }
-        trees
-    }
-
-    /// Appends one tree and takes its part from the residuals.
-    fn grow(&mut self, drawn: &[u32], trees: &mut Trees) {
-        let mut nodes = vec![0_u16; self.bins.len()];
-        for depth in 0..DEPTH {
-            let width = 1 << depth;
-            let splits = self.splits(drawn, &nodes, width);
-            for &(feature, bin) in &splits {
-                let edge = self.edges[feature].get(bin).copied();
-                trees.features.push(feature as u8);
-                trees.thresholds.push(edge.unwrap_or(f32::INFINITY));
-            }
-            for (node, bins) in nodes.iter_mut().zip(&self.bins) {
-                let (feature, bin) = splits[usize::from(*node)];
-                *node = 2 * *node + u16::from(usize::from(bins[feature]) > bin);
-            }
-        }
-        let mut of_leaf: Vec<Vec<f32>> = vec![Vec::new(); LEAVES];
-        for &i in drawn {
-            of_leaf[usize::from(nodes[i as usize])].push(self.residuals[i as usize]);
-        }
-        let leaves: Vec<f32> =
-            of_leaf.iter_mut().map(|residuals| (RATE * f64::from(median(residuals))) as f32).collect();
-        for (residual, node) in self.residuals.iter_mut().zip(&nodes) {
-            *residual -= leaves[usize::from(*node)];
-        }
-        trees.leaves.extend(leaves);
-    }
-
-    /// The best cut of each of the `width` nodes of one depth: feature, and the last bin that goes left; all go left
-    /// where none is worth it.
-    fn splits(&self, drawn: &[u32], nodes: &[u16], width: usize) -> Vec<(usize, usize)> {
-        // Sum of signs and number of rows by node, feature and bin.
-        let mut histogram = vec![(0_i32, 0_u32); width * N * BINS];
-        for &i in drawn {
-            let i = i as usize;
-            let sign = match self.residuals[i] {
-                residual if residual > 0.0 => 1,
-                residual if residual < 0.0 => -1,
-                _ => 0,
-            };
-            let of_node = &mut histogram[usize::from(nodes[i]) * N * BINS..][..N * BINS];
-            for (of_feature, &bin) in of_node.chunks_exact_mut(BINS).zip(&self.bins[i]) {
-                let entry = &mut of_feature[usize::from(bin) % BINS];
-                entry.0 += sign;
-                entry.1 += 1;
-            }
-        }
-        histogram.chunks_exact(N * BINS).map(best_cut).collect()
     }
 }
 
-/// The cut with the largest sum of `S² / n` over its two sides.
-fn best_cut(histogram: &[(i32, u32)]) -> (usize, usize) {
-    let (mut best, mut most) = ((0, BINS), 0.0);
-    let (sum, n) = histogram[..BINS].iter().fold((0, 0), |(sum, n), entry| (sum + entry.0, n + entry.1));
-    let score = |sum: i32, n: u32| f64::from(sum).powi(2) / f64::from(n.max(1));
-    let whole = score(sum, n);
-    for (feature, of_feature) in histogram.chunks_exact(BINS).enumerate() {
-        let (mut left_sum, mut left_n) = (0, 0);
-        for (bin, entry) in of_feature.iter().enumerate() {
-            left_sum += entry.0;
-            left_n += entry.1;
-            if left_n < LEAST_LEAF || n - left_n < LEAST_LEAF {
-                continue;
-            }
-            let gain = score(left_sum, left_n) + score(sum - left_sum, n - left_n) - whole;
-            if gain > most {
-                (best, most) = ((feature, bin), gain);
-            }
-        }
+/// The rank of each feature among the edges.
+fn rank(row: &Row, edges: &[f32]) -> [u8; N] {
+    let mut bins = [0; N];
+    for ((bin, edges), value) in bins.iter_mut().zip(edges.chunks_exact(BINS - 1)).zip(row) {
+        *bin = edges.partition_point(|edge| edge < value) as u8;
     }
-    best
+    bins
 }
 
-/// At most `BINS - 1` values that cut the feature into parts of about equal size.
-fn edges(rows: &[[f32; N]], feature: usize) -> Vec<f32> {
-    let mut values: Vec<f32> = rows.iter().map(|row| row[feature]).collect();
-    values.sort_unstable_by(f32::total_cmp);
-    let last = values.len() - 1;
-    let mut edges: Vec<f32> = (1..BINS).map(|part| values[part * last / BINS]).collect();
-    edges.dedup();
-    edges
-}
-
-fn median(values: &mut [f32]) -> f32 {
-    let middle = values.len() / 2;
-    if values.is_empty() {
-        return 0.0;
+/// The leaf of one tree that a row falls into.
+fn leaf(bins: &[u8; N], features: &[u8], cuts: &[u8]) -> usize {
+    let mut node = 0;
+    for _ in 0..DEPTH {
+        node = 2 * node + 1 + usize::from(bins[usize::from(features[node]) % N] > cuts[node]);
     }
-    let (_, median, _) = values.select_nth_unstable_by(middle, f32::total_cmp);
-    *median
+    node - SPLITS
 }
 
 #[cfg(test)]
@@ -344,27 +228,41 @@ mod tests {
         (history, calendar)
     }
 
+    fn fitted(history: &History, calendar: &Calendar, base: Base, steps: u32) -> Trees {
+        Trees::new(base, Share::new(0, 4)).fit(history, SEASONS, calendar, steps)
+    }
+
     #[test]
     fn finds_a_step_by_the_clock() {
         let (history, calendar) = history(24 * 60 + 8);
-        let trees = Trees::fit(&history, SEASONS, &calendar, 1);
         let (newest, _) = history.series.newest().expect("there are samples");
-        let forecast = trees.predict(&history, SEASONS, &calendar, newest + 1).expect("it is fitted");
-        assert!((forecast - 105.0).abs() < 8.0, "{forecast} after {}", history.last_value());
-        assert!(trees.fits() && trees.leaves.len() == TREES * LEAVES);
+        for base in [Base::Last, Base::Typical] {
+            let trees = fitted(&history, &calendar, base, 1);
+            let forecast = trees.predict(&history, SEASONS, &calendar, newest + 1).expect("it is fitted");
+            assert!((forecast - 105.0).abs() < 8.0, "{base:?}: {forecast} after {}", history.last_value());
+            assert!(trees.fits(&Trees::new(base, Share::new(0, 4))) && trees.leaves.len() == MANY * LEAVES);
+            let bytes = 4 * trees.edges.len() + trees.features.len() + trees.cuts.len() + 2 * trees.leaves.len();
+            assert_eq!(bytes, trees.memory_bytes());
+        }
     }
 
     #[test]
     fn the_same_past_gives_the_same_trees() {
         let (history, calendar) = history(24 * 40);
-        let fitted = || Trees::fit(&history, SEASONS, &calendar, 3);
-        assert_eq!(serde_json::to_string(&fitted()).ok(), serde_json::to_string(&fitted()).ok());
+        let text = || serde_json::to_string(&fitted(&history, &calendar, Base::Typical, 3)).ok();
+        assert_eq!(text(), text());
     }
 
     #[test]
     fn a_short_past_gives_none() {
         let (history, calendar) = history(300);
-        let trees = Trees::fit(&history, SEASONS, &calendar, 1);
+        let trees = fitted(&history, &calendar, Base::Last, 1);
         assert_eq!(trees.predict(&history, SEASONS, &calendar, 300), None);
+    }
+
+    #[test]
+    fn many_horizons_share() {
+        let trees: usize = (0..9).map(|place| Share::new(place, 9)).map(|share| share.last + share.typical).sum();
+        assert_eq!(trees, 9 * FEW);
     }
 }

@@ -1,0 +1,219 @@
+//! Gradient boosting of regression trees for the absolute loss, on features cut into ranks.
+//!
+//! Source: histogram trees as in Ke and others, "LightGBM", NeurIPS 2017, grown to a fixed depth on the signs of the
+//! residuals; the histogram of the larger of two siblings is their parent's less the smaller's. Each leaf is the
+//! median of its residuals (Friedman, "Greedy function approximation", 2001, algorithm 3). Every tree sees part of
+//! the rows and of the features.
+//!
+//! Invariants: a pure function of the rows (what a tree sees is drawn by a fixed generator); leaves are finite.
+
+use super::rows::{N, Row};
+use super::{BINS, DEPTH, LEAVES};
+
+/// Fewest rows on each side of a cut.
+const LEAST_LEAF: u32 = 20;
+
+/// Parts of the rows and of the features that a tree sees.
+const ROW_SHARE: f64 = 0.5;
+const FEATURE_SHARE: f64 = 0.35;
+
+/// Number of rows (low half), and the sum of `sign + 1` of their residuals (high half).
+type Cell = u32;
+type Histogram = [Cell; N * BINS];
+
+fn count(cell: Cell) -> u32 {
+    cell & 0xffff
+}
+
+/// Sum of signs.
+fn balance(cell: Cell) -> i32 {
+    (cell >> 16) as i32 - count(cell) as i32
+}
+
+/// What came of it: as in [`super::Trees`], with the leaves as they are.
+#[derive(Debug, Default)]
+pub(super) struct Fitted {
+    pub(super) edges: Vec<f32>,
+    pub(super) features: Vec<u8>,
+    pub(super) cuts: Vec<u8>,
+    pub(super) leaves: Vec<f32>,
+}
+
+/// What trees are fitted to.
+pub(super) struct Boost {
+    /// Upper ends of the bins: `BINS - 1` for each feature.
+    edges: Vec<f32>,
+    /// Bins, by row and feature.
+    bins: Vec<[u8; N]>,
+    /// Changes still to be explained, by row.
+    residuals: Vec<f32>,
+    state: u64,
+}
+
+impl Boost {
+    pub(super) fn new(rows: &[Row], residuals: Vec<f32>) -> Boost {
+        let mut edges = vec![f32::INFINITY; N * (BINS - 1)];
+        for (feature, edges) in edges.chunks_exact_mut(BINS - 1).enumerate() {
+            cut(rows, feature, edges);
+        }
+        let bins = rows.iter().map(|row| super::rank(row, &edges)).collect();
+        Boost { edges, bins, residuals, state: 0x2545_f491_4f6c_dd1d }
+    }
+
+    /// Knuth's generator (MMIX).
+    fn random(&mut self) -> u32 {
+        self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.state >> 32) as u32
+    }
+
+    /// Grows `n` trees, each taking part `rate` of what it can explain.
+    pub(super) fn run(mut self, n: usize, rate: f64) -> Fitted {
+        let mut trees = Fitted::default();
+        for _ in 0..n {
+            self.grow(rate, &mut trees);
+        }
+        trees.edges = self.edges;
+        trees
+    }
+
+    /// Appends one tree and takes its part from the residuals.
+    fn grow(&mut self, rate: f64, trees: &mut Fitted) {
+        let threshold = |share: f64| (share * f64::from(u32::MAX)) as u32;
+        let (of_rows, of_features) = (threshold(ROW_SHARE), threshold(FEATURE_SHARE));
+        let n = self.bins.len() as u32;
+        let mut rows: Vec<u32> = (0..n).filter(|_| self.random() <= of_rows).collect();
+        let mut features: Vec<usize> = (0..N).filter(|_| self.random() <= of_features).collect();
+        if features.is_empty() {
+            features = (0..N).collect();
+        }
+        let signs: Vec<u32> = self
+            .residuals
+            .iter()
+            .map(|&residual| if residual > 0.0 { 2 } else { u32::from(residual == 0.0) })
+            .map(|sign| 1 | (sign << 16))
+            .collect();
+        // Ends of the parts of `rows` that are in each node of the depth.
+        let mut ends = vec![rows.len()];
+        let mut histograms = vec![self.histogram(&rows, &features, &signs)];
+        let first = trees.features.len();
+        for depth in 0..DEPTH {
+            let cuts: Vec<(usize, usize)> = histograms.iter().map(|h| best_cut(h, &features)).collect();
+            trees.features.extend(cuts.iter().map(|&(feature, _)| feature as u8));
+            trees.cuts.extend(cuts.iter().map(|&(_, bin)| bin as u8));
+            let (mut begin, mut halves) = (0, Vec::with_capacity(2 * ends.len()));
+            for (&end, &(feature, bin)) in ends.iter().zip(&cuts) {
+                let middle = begin
+                    + partition(&mut rows[begin..end], |row| usize::from(self.bins[row as usize][feature]) <= bin);
+                halves.extend([middle, end]);
+                begin = end;
+            }
+            if depth + 1 < DEPTH {
+                histograms = self.children(&histograms, &rows, &halves, &features, &signs);
+            }
+            ends = halves;
+        }
+        let (mut begin, mut part) = (0, Vec::new());
+        let mut leaves = [0.0_f32; LEAVES];
+        for (leaf, &end) in leaves.iter_mut().zip(&ends) {
+            part.clear();
+            part.extend(rows[begin..end].iter().map(|&row| self.residuals[row as usize]));
+            *leaf = (rate * f64::from(median(&mut part))) as f32;
+            begin = end;
+        }
+        let (features, cuts) = (&trees.features[first..], &trees.cuts[first..]);
+        for (residual, bins) in self.residuals.iter_mut().zip(&self.bins) {
+            *residual -= leaves[super::leaf(bins, features, cuts)];
+        }
+        trees.leaves.extend(leaves);
+    }
+
+    fn histogram(&self, rows: &[u32], features: &[usize], signs: &[u32]) -> Box<Histogram> {
+        let mut histogram = Box::new([0; N * BINS]);
+        for &row in rows {
+            let (bins, sign) = (&self.bins[row as usize], signs[row as usize]);
+            for &feature in features {
+                histogram[feature * BINS + usize::from(bins[feature]) % BINS] += sign;
+            }
+        }
+        histogram
+    }
+
+    fn children(
+        &self,
+        parents: &[Box<Histogram>],
+        rows: &[u32],
+        halves: &[usize],
+        features: &[usize],
+        signs: &[u32],
+    ) -> Vec<Box<Histogram>> {
+        let mut begin = 0;
+        let mut children = Vec::with_capacity(2 * parents.len());
+        for (parent, halves) in parents.iter().zip(halves.chunks_exact(2)) {
+            let (left, right) = (&rows[begin..halves[0]], &rows[halves[0]..halves[1]]);
+            begin = halves[1];
+            let is_left = left.len() <= right.len();
+            let smaller = self.histogram(if is_left { left } else { right }, features, signs);
+            let mut larger = parent.clone();
+            larger.iter_mut().zip(smaller.iter()).for_each(|(larger, smaller)| *larger -= smaller);
+            children.extend(if is_left { [smaller, larger] } else { [larger, smaller] });
+        }
+        children
+    }
+}
+
+/// Moves those that belong left to the front; returns how many they are.
+fn partition(rows: &mut [u32], mut is_left: impl FnMut(u32) -> bool) -> usize {
+    let mut left = 0;
+    for i in 0..rows.len() {
+        let go = is_left(rows[i]);
+        rows.swap(left, i);
+        left += usize::from(go);
+    }
+    left
+}
+
+/// The cut with the largest sum of `S² / n` over its two sides: feature, and the last bin that goes left; all go left
+/// where none is worth it.
+fn best_cut(histogram: &Histogram, features: &[usize]) -> (usize, usize) {
+    let mut best = (features[0], BINS);
+    let whole: Cell = histogram[features[0] * BINS..][..BINS].iter().sum();
+    let score = |cell: Cell| f64::from(balance(cell)).powi(2) / f64::from(count(cell).max(1));
+    let mut most = score(whole) + 1e-9;
+    for &feature in features {
+        let mut left = 0;
+        for (bin, cell) in histogram[feature * BINS..][..BINS].iter().enumerate() {
+            if *cell == 0 {
+                continue;
+            }
+            left += cell;
+            let right = whole - left;
+            if count(left) < LEAST_LEAF || count(right) < LEAST_LEAF {
+                continue;
+            }
+            let gain = score(left) + score(right);
+            if gain > most {
+                (best, most) = ((feature, bin), gain);
+            }
+        }
+    }
+    best
+}
+
+/// Values that cut the feature into parts of about equal size; what is left of `edges` stays.
+fn cut(rows: &[Row], feature: usize, edges: &mut [f32]) {
+    let mut values: Vec<f32> = rows.iter().map(|row| row[feature]).collect();
+    values.sort_unstable_by(f32::total_cmp);
+    let last = values.len() - 1;
+    let mut cuts: Vec<f32> = (1..BINS).map(|part| values[part * last / BINS]).collect();
+    cuts.dedup();
+    edges.iter_mut().zip(cuts).for_each(|(edge, cut)| *edge = cut);
+}
+
+fn median(values: &mut [f32]) -> f32 {
+    let middle = values.len() / 2;
+    if values.is_empty() {
+        return 0.0;
+    }
+    let (_, median, _) = values.select_nth_unstable_by(middle, f32::total_cmp);
+    *median
+}
