@@ -6,6 +6,7 @@
 //! changes the [`Series`] alone.
 
 use crate::calendar::{Calendar, Phase};
+use crate::covariates::Covariates;
 use crate::profile::Profile;
 use crate::series::{Series, SeriesShape};
 use serde::{Deserialize, Serialize};
@@ -69,23 +70,26 @@ pub(crate) struct History {
     pub(crate) means: Means,
     /// Known samples so far.
     pub(crate) samples: u64,
+    pub(crate) covariates: Covariates,
 }
 
 impl History {
-    pub(crate) fn new(seasons: Seasons) -> Self {
+    pub(crate) fn new(seasons: Seasons, covariates: usize) -> Self {
         History {
             series: Series::new(seasons.shape()),
             profile: Profile::new(seasons.day_steps, seasons.week_steps),
             means: Means::default(),
             samples: 0,
+            covariates: Covariates::new(covariates),
         }
     }
 
     /// True if this state, read from outside, is one for `seasons`.
-    pub(crate) fn fits(&self, seasons: Seasons) -> bool {
+    pub(crate) fn fits(&self, seasons: Seasons, covariates: usize) -> bool {
         self.series.fits(seasons.shape())
             && self.profile.fits(seasons.day_steps, seasons.week_steps)
             && self.means.all().iter().all(|mean| mean.is_finite() && *mean >= 0.0)
+            && self.covariates.fits(covariates)
             && (self.samples == 0) == self.series.newest().is_none()
     }
 

@@ -8,6 +8,7 @@
 
 use crate::calendar::{Calendar, FOURIER};
 use crate::combine::Combiner;
+use crate::covariates::LAGS;
 use crate::expert::hour_ridge::HOURS;
 use crate::expert::ridge::Inputs;
 use crate::expert::stack::Stack;
@@ -44,6 +45,8 @@ struct Pending {
     direct: Direct,
     /// What the experts' weights were for, before the guard: median and mean.
     mixtures: [f64; 2],
+    /// The mixture that the exogenous inputs correct, and their features.
+    exogenous: (f64, Vec<f32>),
     #[serde(with = "crate::bits::single")]
     values: Vec<f32>,
     /// Forecasts of the experts; NaN where one abstained.
@@ -61,6 +64,18 @@ pub(crate) struct Now<'a> {
     pub(crate) calendar: &'a Calendar,
 }
 
+/// What a [`Horizon`] is made for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape<'a> {
+    pub(crate) steps: u32,
+    pub(crate) kinds: &'a [ExpertKind],
+    pub(crate) levels: &'a [f64],
+    pub(crate) seasons: Seasons,
+    pub(crate) trees: Share,
+    /// Exogenous inputs.
+    pub(crate) covariates: usize,
+}
+
 /// See the module's documentation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Horizon {
@@ -73,6 +88,9 @@ pub(crate) struct Horizon {
     /// Present if [`ExpertKind::Stack`] is among the experts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stack: Option<Stack>,
+    /// Present if [`ExpertKind::Exogenous`] is: how far the inputs move the mixture of the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    inputs: Option<Stack>,
     /// Absent where some of the simple experts are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     guard: Option<Guard>,
@@ -81,7 +99,8 @@ pub(crate) struct Horizon {
 }
 
 impl Horizon {
-    pub(crate) fn new(steps: u32, kinds: &[ExpertKind], levels: &[f64], seasons: Seasons, trees: Share) -> Self {
+    pub(crate) fn new(shape: Shape<'_>) -> Self {
+        let Shape { steps, kinds, levels, seasons, trees, covariates } = shape;
         let combiner = Combiner::new(&prior(steps, kinds, seasons));
         Horizon {
             steps,
@@ -89,21 +108,16 @@ impl Horizon {
             for_median: combiner.clone(),
             for_mean: combiner,
             stack: kinds.contains(&ExpertKind::Stack).then(|| Stack::new(kinds.len())),
-            guard: Guard::new(kinds, ExpertKind::SeasonalDay.prior(lead_days(steps, seasons))),
+            guard: Guard::new(kinds, 1.0 + 4.0 * (ExpertKind::SeasonalDay.prior(lead_days(steps, seasons)) - 1.0)),
+            inputs: kinds.contains(&ExpertKind::Exogenous).then(|| Stack::of_inputs(covariates * LAGS)),
             quantiles: Quantiles::new(levels, seasons.day_steps),
             pending: VecDeque::new(),
         }
     }
 
-    pub(crate) fn fits(
-        &self,
-        steps: u32,
-        kinds: &[ExpertKind],
-        levels: &[f64],
-        seasons: Seasons,
-        trees: Share,
-    ) -> bool {
-        let fresh = Horizon::new(steps, kinds, levels, seasons, trees);
+    pub(crate) fn fits(&self, shape: Shape<'_>) -> bool {
+        let fresh = Horizon::new(shape);
+        let Shape { steps, kinds, levels, seasons, covariates, .. } = shape;
         self.steps == steps
             && self.experts.len() == kinds.len()
             && self.experts.iter().zip(&fresh.experts).all(|(expert, fresh)| expert.fits(fresh))
@@ -117,9 +131,13 @@ impl Horizon {
                 (Some(guard), Some(fresh)) => guard.fits(fresh),
                 (guard, fresh) => guard.is_none() && fresh.is_none(),
             }
+            && match (&self.inputs, &fresh.inputs) {
+                (Some(inputs), Some(fresh)) => inputs.fits(fresh),
+                (inputs, fresh) => inputs.is_none() && fresh.is_none(),
+            }
             && self.quantiles.fits(levels, seasons.day_steps)
             && self.pending.len() <= steps as usize
-            && self.pending.iter().all(|pending| pending.fits(kinds.len(), levels.len()))
+            && self.pending.iter().all(|pending| pending.fits(kinds.len(), levels.len(), covariates))
             && self.pending.iter().zip(self.pending.iter().skip(1)).all(|(a, b)| a.target < b.target)
     }
 
@@ -157,6 +175,7 @@ impl Horizon {
         }
         let phase = now.calendar.phase(start_ms);
         self.learn_stack(&pending, value);
+        self.learn_inputs(&pending, value);
         let slot = now.calendar.day_slot(phase, self.quantiles.slots());
         if let Ok(scales) = <&[f64; SCALES]>::try_from(pending.scales.as_slice()) {
             let outcome = Outcome { value, center: pending.direct.median, scales, level: pending.level, slot };
@@ -191,12 +210,16 @@ impl Horizon {
         let usual = 4.0 * self.quantiles.usual_error().max(1e-6 * pending.level);
         let weight = (usual / (value - pending.mixtures[0]).abs()).min(1.0);
         let mut others = pending.experts.clone();
-        self.experts.iter().zip(&mut others).for_each(|(expert, forecast)| {
-            if expert.kind() == ExpertKind::Stack {
-                *forecast = f64::NAN;
-            }
-        });
+        set(&self.experts, &mut others, ExpertKind::Stack, f64::NAN);
         stack.learn(&others, pending.mixtures[0], value, pending.level, weight);
+    }
+
+    fn learn_inputs(&mut self, pending: &Pending, value: f64) {
+        let Some(inputs) = &mut self.inputs else { return };
+        let (mixture, features) = &pending.exogenous;
+        let usual = 4.0 * self.quantiles.usual_error().max(1e-6 * pending.level);
+        let weight = (usual / (value - mixture).abs()).min(1.0);
+        inputs.learn(&as_forecasts(*mixture, pending.level, features), *mixture, value, pending.level, weight);
     }
 
     /// Brings the experts up to date with what they learned.
@@ -206,6 +229,9 @@ impl Horizon {
         }
         if let Some(stack) = &mut self.stack {
             stack.solve();
+        }
+        if let Some(inputs) = &mut self.inputs {
+            inputs.solve();
         }
     }
 
@@ -242,16 +268,21 @@ impl Horizon {
         let mut experts: Vec<f64> =
             self.experts.iter().map(|expert| expert.predict(&origin).unwrap_or(f64::NAN)).collect();
         let grown = now.history.samples >= STACK_SAMPLES.max(2 * now.seasons.day_steps);
+        let exogenous = (self.for_median.mix(&experts).unwrap_or(0.0), now.history.covariates.features().to_vec());
+        if let (Some(inputs), true) = (&self.inputs, grown) {
+            let (mixture, features) = &exogenous;
+            // An input beyond anything seen must not carry the forecast away.
+            let most = STACK_REACH * self.quantiles.usual_error();
+            let moved = inputs.predict(*mixture, &as_forecasts(*mixture, level, features));
+            let moved = moved.clamp(mixture - most, mixture + most).clamp(0.0, now.history.cap());
+            set(&self.experts, &mut experts, ExpertKind::Exogenous, moved);
+        }
         if let (Some(stack), Some(mixture), true) = (&self.stack, self.for_median.mix(&experts), grown) {
             // After a change of level the experts lie far apart, which its weights were not learned for.
             let most = STACK_REACH * self.quantiles.usual_error();
             let stacked = stack.predict(mixture, &experts).clamp(mixture - most, mixture + most);
             let stacked = stacked.clamp(0.0, now.history.cap());
-            self.experts.iter().zip(&mut experts).for_each(|(expert, forecast)| {
-                if expert.kind() == ExpertKind::Stack {
-                    *forecast = stacked;
-                }
-            });
+            set(&self.experts, &mut experts, ExpertKind::Stack, stacked);
         }
         let fallback = now.history.last_value();
         let mixtures = [&self.for_median, &self.for_mean].map(|weights| weights.mix(&experts).unwrap_or(fallback));
@@ -269,6 +300,7 @@ impl Horizon {
             level,
             direct: direct.clone(),
             mixtures,
+            exogenous,
             values: values.iter().map(|&value| value as f32).collect(),
             experts,
             scales: scales.to_vec(),
@@ -278,13 +310,28 @@ impl Horizon {
 
     /// Most bytes that this horizon ever takes.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let pending = VALUES.div_ceil(2) + self.experts.len() + SCALES + self.quantiles.levels() + 20;
+        let inputs = self.inputs.as_ref().map_or(0, Stack::inputs);
+        let pending =
+            inputs.div_ceil(2) + VALUES.div_ceil(2) + self.experts.len() + SCALES + self.quantiles.levels() + 24;
         let combiners = 2 * 5 * self.experts.len();
         self.experts.iter().map(Expert::memory_bytes).sum::<usize>()
             + self.stack.as_ref().map_or(0, Stack::memory_bytes)
+            + self.inputs.as_ref().map_or(0, Stack::memory_bytes)
             + self.guard.as_ref().map_or(0, Guard::memory_bytes)
             + self.quantiles.memory_bytes()
             + (pending * self.steps as usize + combiners) * size_of::<f64>()
+    }
+}
+
+/// Standardised inputs as [`Stack`] takes them: each as if it forecast the mixture plus its own number of levels.
+fn as_forecasts(mixture: f64, level: f64, features: &[f32]) -> Vec<f64> {
+    features.iter().map(|&feature| mixture + level * f64::from(feature)).collect()
+}
+
+/// Sets the forecast of one kind of expert, if it is there.
+fn set(experts: &[Expert], forecasts: &mut [f64], kind: ExpertKind, forecast: f64) {
+    for (_, place) in experts.iter().zip(forecasts).filter(|(expert, _)| expert.kind() == kind) {
+        *place = forecast;
     }
 }
 
@@ -298,7 +345,7 @@ fn lead_days(steps: u32, seasons: Seasons) -> f64 {
 }
 
 impl Pending {
-    fn fits(&self, experts: usize, levels: usize) -> bool {
+    fn fits(&self, experts: usize, levels: usize, covariates: usize) -> bool {
         let finite = |values: &[f64]| values.iter().all(|value| value.is_finite());
         self.values.len() == VALUES
             && self.experts.len() == experts
@@ -308,6 +355,9 @@ impl Pending {
             && finite(&self.scales)
             && self.scales.iter().all(|scale| *scale > 0.0)
             && !self.experts.iter().any(|forecast| forecast.is_infinite())
+            && self.exogenous.0.is_finite()
+            && self.exogenous.1.len() == covariates * LAGS
+            && self.exogenous.1.iter().all(|feature| feature.is_finite())
             && self.mixtures.iter().all(|mixture| mixture.is_finite())
             && self.level.is_finite()
             && self.level > 0.0

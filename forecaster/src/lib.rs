@@ -18,6 +18,7 @@
 mod bits;
 mod calendar;
 mod combine;
+mod covariates;
 mod features;
 mod forecast;
 mod guard;

@@ -17,7 +17,7 @@ use crate::expert::ExpertKind;
 use crate::expert::trees::Share;
 use crate::forecast::{self, Forecast};
 use crate::history::{History, Seasons};
-use crate::horizon::{Direct, Horizon, Now};
+use crate::horizon::{Direct, Horizon, Now, Shape};
 use crate::score::{RecentError, Score};
 use crate::series::{Amended, MAX_INSTANT_MS, Place};
 use schemas::EpochMs;
@@ -25,6 +25,8 @@ use serde::{Deserialize, Serialize};
 
 /// Largest value accepted: beyond it squares lose all precision.
 pub const MAX_VALUE: f64 = 1e15;
+/// Most exogenous inputs: time and memory grow with their square.
+pub const MOST_COVARIATES: usize = 16;
 /// Samples during which the experts are refreshed often.
 const YOUNG_SAMPLES: u64 = 200;
 /// Steps between two refreshes of one horizon while young, and bounds on them later.
@@ -48,6 +50,8 @@ pub struct ModelConfig {
     pub calendar: CalendarConfig,
     /// The experts to combine, without repetition.
     pub experts: Vec<ExpertKind>,
+    /// Exogenous inputs that come with each sample ([`Model::observe_with`]).
+    pub covariates: usize,
 }
 
 impl ModelConfig {
@@ -64,7 +68,19 @@ impl ModelConfig {
             levels: ModelConfig::LEVELS.to_vec(),
             calendar: CalendarConfig::default(),
             experts: ExpertKind::DEFAULT.to_vec(),
+            covariates: 0,
         }
+    }
+
+    /// The same, learning also from `inputs` exogenous inputs, if that is not 0.
+    pub fn with_covariates(mut self, inputs: usize) -> Self {
+        self.covariates = inputs;
+        self.experts.retain(|kind| *kind != ExpertKind::Exogenous);
+        if inputs > 0 {
+            let before_stack = self.experts.len() - usize::from(self.experts.last() == Some(&ExpertKind::Stack));
+            self.experts.insert(before_stack, ExpertKind::Exogenous);
+        }
+        self
     }
 
     /// The same, with direct horizons for a forecast of `steps` steps (at least 1).
@@ -100,6 +116,9 @@ impl ModelConfig {
         if kinds.is_empty() || kinds.len() != self.experts.len() {
             problems.push("experts must be at least one, each once".to_owned());
         }
+        if self.covariates > MOST_COVARIATES {
+            problems.push(format!("{} covariates are more than {MOST_COVARIATES}", self.covariates));
+        }
         let (interval, calendar) = (self.interval_ms, &self.calendar);
         if interval == 0 || interval > 31 * crate::calendar::DAY_MS {
             problems.push(format!("an interval of {interval} ms cannot be used"));
@@ -112,6 +131,17 @@ impl ModelConfig {
             problems.push(format!("a day of {} ms has fewer than four intervals of {interval} ms", calendar.day_ms));
         }
         problems
+    }
+
+    fn shape(&self, place: usize) -> Shape<'_> {
+        Shape {
+            steps: self.horizons[place],
+            kinds: &self.experts,
+            levels: &self.levels,
+            seasons: self.seasons(),
+            trees: Share::new(place, self.horizons.len()),
+            covariates: self.covariates,
+        }
     }
 
     fn seasons(&self) -> Seasons {
@@ -166,6 +196,14 @@ pub enum Rejection {
     /// NaN, infinite, negative or above [`MAX_VALUE`].
     #[error("value {0} is not a number between 0 and 1e15")]
     BadValue(f64),
+    /// More exogenous inputs than the model was made for.
+    #[error("{found} covariates came with the sample, the model was made for {expected}")]
+    Covariates {
+        /// With the sample.
+        found: usize,
+        /// Of the configuration.
+        expected: usize,
+    },
     /// Before 1970 or after 9999.
     #[error("start {0} ms is no usable instant")]
     BadInstant(EpochMs),
@@ -225,13 +263,10 @@ struct Body {
 impl Body {
     fn new(config: &ModelConfig) -> Self {
         let seasons = config.seasons();
-        let n = config.horizons.len();
-        let horizon = |(place, &steps): (usize, &u32)| {
-            Horizon::new(steps, &config.experts, &config.levels, seasons, Share::new(place, n))
-        };
+        let horizon = |place: usize| Horizon::new(config.shape(place));
         Body {
-            history: History::new(seasons),
-            horizons: config.horizons.iter().enumerate().map(horizon).collect(),
+            history: History::new(seasons, config.covariates),
+            horizons: (0..config.horizons.len()).map(horizon).collect(),
             newest: Vec::new(),
             score: Score::new(config.levels.len()),
             refit_due: None,
@@ -241,11 +276,9 @@ impl Body {
     fn fits(&self, config: &ModelConfig) -> bool {
         let seasons = config.seasons();
         let n = config.horizons.len();
-        self.history.fits(seasons)
+        self.history.fits(seasons, config.covariates)
             && self.horizons.len() == n
-            && self.horizons.iter().zip(&config.horizons).enumerate().all(|(place, (horizon, &steps))| {
-                horizon.fits(steps, &config.experts, &config.levels, seasons, Share::new(place, n))
-            })
+            && self.horizons.iter().enumerate().all(|(place, horizon)| horizon.fits(config.shape(place)))
             && self.newest.len() == if self.history.samples == 0 { 0 } else { n }
             && self
                 .newest
@@ -311,11 +344,30 @@ impl Model {
         self.body.score.recent()
     }
 
-    /// Takes the value of the interval that starts at `start_ms`.
+    /// Takes the value of the interval that starts at `start_ms`; of the exogenous inputs, if there are any, nothing is
+    /// known.
     ///
     /// # Errors
     /// [`Rejection`] if the sample cannot be used; the model is then as before.
     pub fn observe(&mut self, start_ms: EpochMs, value: f64) -> Result<Observation, Rejection> {
+        self.observe_with(start_ms, value, &[])
+    }
+
+    /// As [`Model::observe`], with the exogenous inputs of the same interval, in any units, always in the same order.
+    /// One that is not a finite number is unknown, and so are those that are missing at the end. They are learned from
+    /// as lags: what they say of later intervals. Inputs of an interval that is not new are ignored.
+    ///
+    /// # Errors
+    /// [`Rejection`] if the sample cannot be used; the model is then as before.
+    pub fn observe_with(
+        &mut self,
+        start_ms: EpochMs,
+        value: f64,
+        covariates: &[f64],
+    ) -> Result<Observation, Rejection> {
+        if covariates.len() > self.config.covariates {
+            return Err(Rejection::Covariates { found: covariates.len(), expected: self.config.covariates });
+        }
         if !(0.0..=MAX_VALUE).contains(&value) {
             return Err(Rejection::BadValue(value));
         }
@@ -330,6 +382,7 @@ impl Model {
         };
         Ok(match place {
             Place::Ahead { index, missing } => {
+                self.body.history.covariates.observe(covariates, missing);
                 self.step(index, start_ms, value);
                 if missing == 0 { Observation::Next } else { Observation::AfterGap { missing } }
             }

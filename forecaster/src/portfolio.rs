@@ -332,6 +332,7 @@ fn refuse(rejection: Rejection) -> Taken {
     let reason = match rejection {
         Rejection::BadValue(_) => "bad_value",
         Rejection::BadInstant(_) => "bad_instant",
+        Rejection::Covariates { .. } => "covariates",
         Rejection::OffGrid { .. } => "off_grid",
     };
     Taken::Ignored { reason, detail: rejection.to_string() }

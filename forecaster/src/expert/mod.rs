@@ -5,8 +5,6 @@
 //!
 //! Invariants: a forecast is finite, not negative, and at most [`History::cap`]; an expert that cannot say anything
 //! yet abstains (`None`) instead of guessing.
-//!
-//! Left out: exogenous regressors.
 
 mod ewma;
 pub(crate) mod hour_ridge;
@@ -67,13 +65,15 @@ pub enum ExpertKind {
     Trees,
     /// Boosted trees on the difference from the typical value of the target's slot, refitted now and then.
     TreesTypical,
+    /// What the exogenous inputs say about the error of the mixture of the others.
+    Exogenous,
     /// Regression over the other experts' forecasts.
     Stack,
 }
 
 impl ExpertKind {
     /// Every expert.
-    pub const ALL: [ExpertKind; 17] = [
+    pub const ALL: [ExpertKind; 18] = [
         ExpertKind::LastValue,
         ExpertKind::EwmaFast,
         ExpertKind::EwmaMedium,
@@ -90,6 +90,7 @@ impl ExpertKind {
         ExpertKind::RidgeHour,
         ExpertKind::Trees,
         ExpertKind::TreesTypical,
+        ExpertKind::Exogenous,
         ExpertKind::Stack,
     ];
 
@@ -129,6 +130,7 @@ impl ExpertKind {
             ExpertKind::RidgeHour => "ridge_hour",
             ExpertKind::Trees => "trees",
             ExpertKind::TreesTypical => "trees_typical",
+            ExpertKind::Exogenous => "exogenous",
             ExpertKind::Stack => "stack",
         }
     }
@@ -249,8 +251,8 @@ impl Expert {
                 .trees
                 .as_ref()
                 .and_then(|trees| trees.predict(origin.history, origin.seasons, origin.calendar, origin.target)),
-            // It needs the others' forecasts: the horizon asks it last.
-            ExpertKind::Stack => None,
+            // They need the others' forecasts: the horizon asks them last.
+            ExpertKind::Exogenous | ExpertKind::Stack => None,
         };
         let forecast = forecast.filter(|_| !self.is_learning(origin));
         forecast.filter(|value| value.is_finite()).map(|value| value.clamp(0.0, origin.history.cap()))

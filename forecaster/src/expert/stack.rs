@@ -13,8 +13,9 @@ use nalgebra::{Cholesky, DMatrix, DVector};
 use serde::{Deserialize, Serialize};
 
 const FORGETTING: f64 = 0.9995;
-/// Pull towards the mixture, as a part of the mean of the diagonal.
-const RHO: f64 = 0.02;
+const PULL: f64 = 0.02;
+/// The same for inputs of which nothing is known but that somebody thought them of use.
+const PULL_OF_INPUTS: f64 = 0.1;
 
 /// See the module's documentation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,17 +27,36 @@ pub(crate) struct Stack {
     moments: Vec<f64>,
     #[serde(with = "crate::bits")]
     weights: Vec<f64>,
+    /// Pull towards the mixture, as a part of the mean of the diagonal.
+    pull: f64,
 }
 
 impl Stack {
     /// Over this many forecasts, its own place among them included (where it is taken to abstain).
     pub(crate) fn new(experts: usize) -> Self {
-        Stack { gram: vec![0.0; experts * (experts + 1) / 2], moments: vec![0.0; experts], weights: vec![0.0; experts] }
+        Stack::with_pull(experts, PULL)
+    }
+
+    /// Over this many inputs of unit size, each given as if it forecast the mixture plus its own number of levels.
+    pub(crate) fn of_inputs(inputs: usize) -> Self {
+        Stack::with_pull(inputs, PULL_OF_INPUTS)
+    }
+
+    fn with_pull(n: usize, pull: f64) -> Self {
+        Stack { gram: vec![0.0; n * (n + 1) / 2], moments: vec![0.0; n], weights: vec![0.0; n], pull }
     }
 
     pub(crate) fn fits(&self, fresh: &Stack) -> bool {
         let sound = |values: &[f64], like: &[f64]| values.len() == like.len() && values.iter().all(|v| v.is_finite());
-        sound(&self.gram, &fresh.gram) && sound(&self.moments, &fresh.moments) && sound(&self.weights, &fresh.weights)
+        self.pull.to_bits() == fresh.pull.to_bits()
+            && sound(&self.gram, &fresh.gram)
+            && sound(&self.moments, &fresh.moments)
+            && sound(&self.weights, &fresh.weights)
+    }
+
+    /// Number of forecasts.
+    pub(crate) fn inputs(&self) -> usize {
+        self.weights.len()
     }
 
     /// The mixture of the others, corrected.
@@ -70,7 +90,7 @@ impl Stack {
                 g[(j, i)] = value;
             }
         }
-        let pull = RHO * g.trace() / n as f64 + 1e-9;
+        let pull = self.pull * g.trace() / n as f64 + 1e-9;
         for i in 0..n {
             g[(i, i)] += pull;
         }

@@ -19,7 +19,8 @@ const FEATURE_SHARE: f64 = 0.35;
 
 /// Number of rows (low half), and the sum of `sign + 1` of their residuals (high half).
 type Cell = u32;
-type Histogram = [Cell; N * BINS];
+/// By feature and bin.
+type Histogram = Vec<Cell>;
 
 fn count(cell: Cell) -> u32 {
     cell & 0xffff
@@ -127,8 +128,8 @@ impl Boost {
         trees.leaves.extend(leaves);
     }
 
-    fn histogram(&self, rows: &[u32], features: &[usize], signs: &[u32]) -> Box<Histogram> {
-        let mut histogram = Box::new([0; N * BINS]);
+    fn histogram(&self, rows: &[u32], features: &[usize], signs: &[u32]) -> Histogram {
+        let mut histogram = vec![0; N * BINS];
         for &row in rows {
             let (bins, sign) = (&self.bins[row as usize], signs[row as usize]);
             for &feature in features {
@@ -140,12 +141,12 @@ impl Boost {
 
     fn children(
         &self,
-        parents: &[Box<Histogram>],
+        parents: &[Histogram],
         rows: &[u32],
         halves: &[usize],
         features: &[usize],
         signs: &[u32],
-    ) -> Vec<Box<Histogram>> {
+    ) -> Vec<Histogram> {
         let mut begin = 0;
         let mut children = Vec::with_capacity(2 * parents.len());
         for (parent, halves) in parents.iter().zip(halves.chunks_exact(2)) {
@@ -174,7 +175,7 @@ fn partition(rows: &mut [u32], mut is_left: impl FnMut(u32) -> bool) -> usize {
 
 /// The cut with the largest sum of `S² / n` over its two sides: feature, and the last bin that goes left; all go left
 /// where none is worth it.
-fn best_cut(histogram: &Histogram, features: &[usize]) -> (usize, usize) {
+fn best_cut(histogram: &[Cell], features: &[usize]) -> (usize, usize) {
     let mut best = (features[0], BINS);
     let whole: Cell = histogram[features[0] * BINS..][..BINS].iter().sum();
     let score = |cell: Cell| f64::from(balance(cell)).powi(2) / f64::from(count(cell).max(1));
