@@ -13,7 +13,8 @@
 //! - No NaN leaves; forecasts are not negative; quantiles do not cross; time and memory a series are bounded.
 //! - An offset is committed only after the state that contains its sample is written.
 //!
-//! Left out: the paper's own method as a baseline, exogenous regressors, and quantiles of the maximum over a window.
+//! Left out: the paper's own method as a baseline, and quantiles of the maximum over a window. Exogenous inputs enter
+//! the core ([`Model::observe_with`]); no topic feeds them yet.
 
 mod bits;
 mod calendar;
