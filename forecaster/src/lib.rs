@@ -13,7 +13,7 @@
 //! - No NaN leaves; forecasts are not negative; quantiles do not cross; time and memory a series are bounded.
 //! - An offset is committed only after the state that contains its sample is written.
 //!
-//! Left out: the paper's own method as a baseline, and exogenous regressors.
+//! Left out: topics that feed exogenous inputs; the core takes them ([`Model::observe_with`]).
 
 mod bits;
 mod calendar;
