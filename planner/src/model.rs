@@ -193,7 +193,7 @@ pub struct ServiceLoad {
     pub backlog: u64,
     /// Variance over mean of its arrivals, where measured.
     pub dispersion: Option<f64>,
-    /// How freely misses may be spent, from −1 to 1 (`budget`); 0 where nobody keeps the account.
+    /// How freely misses may be spent, from 0 to 1 (`budget`); 0 where nobody keeps the account.
     pub allowance: f64,
 }
 
