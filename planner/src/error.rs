@@ -26,14 +26,6 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
-    /// Another planner with a higher epoch has taken over.
-    #[error("another planner has taken over with epoch {theirs}, ours was {ours}")]
-    Deposed {
-        /// Epoch of this planner.
-        ours: u64,
-        /// Epoch seen in the control topic.
-        theirs: u64,
-    },
 }
 
 impl Error {
@@ -43,7 +35,6 @@ impl Error {
             Error::Port(e) => e.kind(),
             Error::Encode(_) => Kind::Bug,
             Error::Config(_) | Error::Profile { .. } => Kind::Config,
-            Error::Deposed { .. } => Kind::Transient,
         }
     }
 }

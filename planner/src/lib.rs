@@ -21,6 +21,7 @@ pub mod explain;
 pub mod fleet;
 mod grow;
 pub mod handover;
+pub mod leadership;
 pub mod lease;
 pub mod ledger;
 pub mod load;

@@ -37,7 +37,11 @@ type Amount = Gauge<f64, AtomicU64>;
 pub struct Metrics {
     /// Plans published.
     pub plans: Counter,
-    /// Plans that could not be published.
+    /// 1 while this planner is the active one.
+    pub leads: Gauge,
+    /// The newest epoch that it led with.
+    pub epoch: Gauge,
+    /// Plans and heartbeats that could not be published.
     pub publish_errors: Counter,
     /// Time of a decision.
     pub plan_seconds: Histogram,
@@ -77,6 +81,8 @@ impl Metrics {
     pub fn register(registry: &SharedRegistry) -> Self {
         let m = Metrics {
             plans: Counter::default(),
+            leads: Gauge::default(),
+            epoch: Gauge::default(),
             publish_errors: Counter::default(),
             plan_seconds: latency_histogram(),
             changes: Family::default(),
@@ -95,7 +101,13 @@ impl Metrics {
         };
         with_registry(registry, |r| {
             r.register("barista_planner_plans", "plans published", m.plans.clone());
-            r.register("barista_planner_publish_errors", "plans that could not be published", m.publish_errors.clone());
+            r.register("barista_planner_leads", "1 while this planner is the active one", m.leads.clone());
+            r.register("barista_planner_epoch", "newest epoch that it led with", m.epoch.clone());
+            r.register(
+                "barista_planner_publish_errors",
+                "plans and heartbeats that could not be published",
+                m.publish_errors.clone(),
+            );
             r.register("barista_planner_plan_seconds", "time of a decision", m.plan_seconds.clone());
             r.register("barista_planner_changes", "changes of nodes by action", m.changes.clone());
             r.register("barista_planner_cost_usd_per_hour", "price of the fleet", m.cost_usd_per_hour.clone());

@@ -26,11 +26,13 @@ pub mod ports;
 pub mod restore;
 pub mod supervisor;
 pub mod trace;
+pub mod transactions;
 
 pub use clock::{Clock, ManualClock, SharedClock, SystemClock};
 pub use health::Readiness;
 pub use metrics::SharedRegistry;
 pub use offsets::OffsetTracker;
+pub use transactions::{GroupMetadata, Transactions};
 pub use ports::{
     Bus, Delivery, Headers, OutRecord, PortError, Record, RevokeAck, Sink, Source, SourceEvent, SourceMode, SourceSpec,
     Start, TopicPartition,

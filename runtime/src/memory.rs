@@ -1,10 +1,13 @@
 //! The ports in process, for tests: topics are vectors, groups hand partitions over with acknowledgement.
 //!
 //! Invariant: the same order, commit and revoke rules as the Kafka adapter. Left out: durability, retention,
-//! compaction, sessions. Topics grow without bound, which is why this is no production adapter.
+//! compaction, sessions, transaction time-outs. Topics grow without bound, which is why this is no production adapter.
+
+mod transactions;
 
 use crate::clock::SharedClock;
 use crate::ports::*;
+use crate::transactions::{GroupMetadata, Member, Transactions};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
@@ -22,10 +25,17 @@ const DEFAULT_PARTITIONS: i32 = 4;
 
 #[derive(Default)]
 struct State {
-    topics: BTreeMap<String, Vec<Vec<Record>>>,
+    topics: BTreeMap<String, Vec<Vec<Slot>>>,
+    ledger: transactions::Ledger,
     groups: BTreeMap<String, Group>,
     next_member: u64,
     failing: Option<String>,
+}
+
+/// A record, and the transaction that it was written in.
+struct Slot {
+    record: Record,
+    transaction: Option<u64>,
 }
 
 #[derive(Default)]
@@ -53,6 +63,15 @@ struct Shared {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state, unless the broker is away.
+    fn working(&self) -> Result<MutexGuard<'_, State>, PortError> {
+        let state = self.lock();
+        match &state.failing {
+            Some(why) => Err(PortError::Broker(why.clone())),
+            None => Ok(state),
+        }
     }
 
     fn wake(&self) {
@@ -127,16 +146,20 @@ impl MemoryBus {
 
     /// Creates a topic with this many partitions.
     pub fn create(&self, topic: &str, partitions: i32) {
-        self.0.lock().topics.entry(topic.to_owned()).or_insert_with(|| vec![Vec::new(); partitions.max(1) as usize]);
+        self.0.lock().topics.entry(topic.to_owned()).or_insert_with(|| logs(partitions.max(1)));
         let groups: Vec<String> = self.0.lock().groups.keys().cloned().collect();
         for group in groups {
             self.0.rebalance(&group);
         }
     }
 
-    /// Every record of a topic, partition by partition.
+    /// Every record of a topic that a read-committed reader sees, partition by partition.
     pub fn records(&self, topic: &str) -> Vec<Record> {
-        self.0.lock().topics.get(topic).map(|ps| ps.iter().flatten().cloned().collect()).unwrap_or_default()
+        let state = self.0.lock();
+        let Some(partitions) = state.topics.get(topic) else { return Vec::new() };
+        let settled = |log: &'_ [Slot]| stable_end(&state, log);
+        let stable = partitions.iter().flat_map(|log| &log[..settled(log)]);
+        stable.filter(|slot| !state.ledger.is_aborted(slot.transaction)).map(|slot| slot.record.clone()).collect()
     }
 
     /// Committed offsets of a group.
@@ -167,38 +190,42 @@ impl MemoryBus {
 
 struct MemorySink(Arc<Shared>);
 
-impl MemorySink {
-    fn append(&self, out: OutRecord) -> Result<Delivery, PortError> {
-        let now = self.0.clock.now_ms();
-        let mut state = self.0.lock();
-        if let Some(why) = &state.failing {
-            return Err(PortError::Broker(why.clone()));
-        }
-        let created = !state.topics.contains_key(&out.topic);
-        let partitions =
-            state.topics.entry(out.topic.clone()).or_insert_with(|| vec![Vec::new(); DEFAULT_PARTITIONS as usize]);
-        let partition = out.partition.unwrap_or_else(|| spread(out.key.as_ref(), partitions.len()));
-        let log = partitions
-            .get_mut(partition as usize)
-            .ok_or_else(|| PortError::Refused(format!("{} has no partition {partition}", out.topic)))?;
-        let offset = log.len() as i64;
-        log.push(Record {
-            topic: out.topic,
-            partition,
-            offset,
-            timestamp_ms: out.timestamp_ms.unwrap_or(now),
-            key: out.key,
-            value: out.value,
-            headers: out.headers,
-        });
-        let groups: Vec<String> = if created { state.groups.keys().cloned().collect() } else { Vec::new() };
-        drop(state);
-        for group in groups {
-            self.0.rebalance(&group);
-        }
-        self.0.wake();
-        Ok(Delivery { partition, offset })
+fn logs(partitions: i32) -> Vec<Vec<Slot>> {
+    (0..partitions).map(|_| Vec::new()).collect()
+}
+
+/// First slot of an open transaction, or the end: what a read-committed reader may see ends there.
+fn stable_end(state: &State, log: &[Slot]) -> usize {
+    log.iter().position(|slot| state.ledger.is_open(slot.transaction)).unwrap_or(log.len())
+}
+
+fn append(shared: &Shared, out: OutRecord, transaction: Option<u64>) -> Result<Delivery, PortError> {
+    let now = shared.clock.now_ms();
+    let mut state = shared.working()?;
+    let created = !state.topics.contains_key(&out.topic);
+    let partitions = state.topics.entry(out.topic.clone()).or_insert_with(|| logs(DEFAULT_PARTITIONS));
+    let partition = out.partition.unwrap_or_else(|| spread(out.key.as_ref(), partitions.len()));
+    let log = partitions
+        .get_mut(partition as usize)
+        .ok_or_else(|| PortError::Refused(format!("{} has no partition {partition}", out.topic)))?;
+    let offset = log.len() as i64;
+    let record = Record {
+        topic: out.topic,
+        partition,
+        offset,
+        timestamp_ms: out.timestamp_ms.unwrap_or(now),
+        key: out.key,
+        value: out.value,
+        headers: out.headers,
+    };
+    log.push(Slot { record, transaction });
+    let groups: Vec<String> = if created { state.groups.keys().cloned().collect() } else { Vec::new() };
+    drop(state);
+    for group in groups {
+        shared.rebalance(&group);
     }
+    shared.wake();
+    Ok(Delivery { partition, offset })
 }
 
 fn spread(key: Option<&Bytes>, partitions: usize) -> i32 {
@@ -209,7 +236,7 @@ fn spread(key: Option<&Bytes>, partitions: usize) -> i32 {
 
 impl Sink for MemorySink {
     fn send(&self, record: OutRecord) -> BoxFuture<'static, Result<Delivery, PortError>> {
-        let result = self.append(record);
+        let result = append(&self.0, record, None);
         async move { result }.boxed()
     }
 
@@ -280,7 +307,7 @@ impl MemorySource {
                 let tp = TopicPartition::new(topic.clone(), p as i32);
                 let start = match &self.start {
                     Start::Beginning => 0,
-                    Start::End if self.ends.is_none() => log.len() as i64,
+                    Start::End if self.ends.is_none() => stable_end(&state, log) as i64,
                     Start::End => 0,
                     Start::Offsets(offsets) => offsets.get(&tp).copied().unwrap_or(0),
                 };
@@ -306,9 +333,14 @@ impl MemorySource {
             }
             let position = self.positions.get_mut(tp)?;
             let log = state.topics.get(&tp.topic).and_then(|ps| ps.get(tp.partition as usize));
-            if let Some(record) = log.and_then(|log| log.get(*position as usize)) {
+            while let Some(slot) = log.and_then(|log| log.get(*position as usize)) {
+                if state.ledger.is_open(slot.transaction) {
+                    break;
+                }
                 *position += 1;
-                return Some(SourceEvent::Record(record.clone()));
+                if !state.ledger.is_aborted(slot.transaction) {
+                    return Some(SourceEvent::Record(slot.record.clone()));
+                }
             }
         }
         None
@@ -334,7 +366,8 @@ fn done_marker() -> TopicPartition {
 }
 
 fn log_end(state: &State, tp: &TopicPartition) -> i64 {
-    state.topics.get(&tp.topic).and_then(|ps| ps.get(tp.partition as usize)).map_or(0, |log| log.len() as i64)
+    let log = state.topics.get(&tp.topic).and_then(|ps| ps.get(tp.partition as usize));
+    log.map_or(0, |log| stable_end(state, log) as i64)
 }
 
 #[async_trait]
@@ -360,6 +393,11 @@ impl Source for MemorySource {
         }
         self.shared.wake();
         Ok(())
+    }
+
+    fn group_metadata(&self) -> Option<GroupMetadata> {
+        let (group, member) = self.group.clone()?;
+        Some(GroupMetadata(Member::Memory { group, member }))
     }
 
     fn pause(&self, partitions: &[TopicPartition]) {
@@ -441,6 +479,10 @@ impl Bus for MemoryBus {
         let state = self.0.lock();
         let partitions = state.topics.get(topic).map(|ps| ps.len() as i32);
         partitions.ok_or_else(|| PortError::Refused(format!("topic {topic} does not exist")))
+    }
+
+    async fn transactions(&self, id: &str) -> Result<Box<dyn Transactions>, PortError> {
+        Ok(Box::new(transactions::MemoryTransactions::open(self.0.clone(), id)?))
     }
 
     fn topics(&self) -> &Topics {

@@ -1,5 +1,6 @@
 //! Ports: how a service reads and writes topics, without knowing the broker.
 
+use crate::transactions::{GroupMetadata, Transactions};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -174,6 +175,9 @@ pub enum PortError {
     /// The broker refuses this record or request for good.
     #[error("refused by the broker: {0}")]
     Refused(String),
+    /// A newer writer has taken the transactional id: this one can write nothing more.
+    #[error("fenced: {0}")]
+    Fenced(String),
     /// The configuration cannot work.
     #[error("{0}")]
     Config(String),
@@ -183,7 +187,8 @@ impl PortError {
     /// What a caller can do.
     pub fn kind(&self) -> Kind {
         match self {
-            PortError::Closed | PortError::Broker(_) => Kind::Transient,
+            // A fenced writer may take its id back, which fences the other: only after a back-off.
+            PortError::Closed | PortError::Broker(_) | PortError::Fenced(_) => Kind::Transient,
             PortError::Refused(_) => Kind::Rejected,
             PortError::Config(_) => Kind::Config,
         }
@@ -252,6 +257,11 @@ pub trait Source: Send {
 
     /// Commits next offsets to read (last processed + 1). Group mode only.
     async fn commit(&self, offsets: &[(TopicPartition, i64)]) -> Result<(), PortError>;
+
+    /// Who this member is, for [`Transactions::send_offsets`]; `None` outside a group.
+    fn group_metadata(&self) -> Option<GroupMetadata> {
+        None
+    }
 
     /// Stops fetching these partitions; records already buffered still come.
     fn pause(&self, partitions: &[TopicPartition]);
@@ -328,6 +338,12 @@ pub trait Bus: Send + Sync {
 
     /// Topic names with the configured prefix.
     fn topics(&self) -> &Topics;
+
+    /// Opens the writer of a transactional id (full name), see [`crate::transactions`]: when this returns, what an
+    /// earlier writer of the id left open is aborted and that writer is fenced.
+    async fn transactions(&self, id: &str) -> Result<Box<dyn Transactions>, PortError> {
+        Err(PortError::Config(format!("transactional id {id}: this bus has no transactions")))
+    }
 
     /// Waits until sources that were dropped have left their groups, at most `limit`; for the end of a process: a
     /// member that goes without a word is missed only after the session time-out, and nobody reads its partitions

@@ -1,4 +1,5 @@
-//! `allocation.control`: the fleet plan under key `fleet`, each node's share under `node/<id>`.
+//! `allocation.control`: the fleet plan under key `fleet`, each node's share under `node/<id>`, and the heartbeat of the
+//! active planner under `planner`.
 
 use crate::EpochMs;
 use crate::message::Message;
@@ -11,6 +12,11 @@ schema_tag!(/// `allocation.control.fleet.v1`
 schema_tag!(/// `allocation.control.node.v1`
     NodeAllocationTag = "allocation.control.node.v1");
 
+schema_tag!(/// `allocation.control.planner.v1`
+    PlannerHeartbeatTag = "allocation.control.planner.v1");
+
+/// Key of the active planner's heartbeat.
+pub const PLANNER_KEY: &str = "planner";
 /// Key of the fleet plan.
 pub const FLEET_KEY: &str = "fleet";
 /// Prefix of a node's key.
@@ -257,5 +263,32 @@ impl Message for NodeAllocation {
 
     fn key(&self) -> String {
         format!("{NODE_KEY_PREFIX}{}", self.node)
+    }
+}
+
+/// The active planner lives. Written every second in the transactions of the epoch's one writer, so that none of a
+/// deposed planner is ever seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PlannerHeartbeat {
+    /// Always `allocation.control.planner.v1`.
+    pub schema: PlannerHeartbeatTag,
+    /// Name of the process that leads.
+    pub planner: String,
+    /// Leadership epoch.
+    pub epoch: u64,
+    /// When it was written, by the planner's clock.
+    pub at_ms: EpochMs,
+    /// When this epoch began.
+    pub since_ms: EpochMs,
+    /// True in the last one of a planner that ends in order: a standby need not wait for silence.
+    #[serde(default)]
+    pub resigned: bool,
+}
+
+impl Message for PlannerHeartbeat {
+    const SCHEMA: &'static str = PlannerHeartbeatTag::NAME;
+
+    fn key(&self) -> String {
+        PLANNER_KEY.to_owned()
     }
 }

@@ -75,6 +75,12 @@ pub fn contracts() -> Vec<Contract> {
             "planner",
             "a node's share of the plan",
         ),
+        message::<allocation::PlannerHeartbeat>(
+            topics::ALLOCATION_CONTROL,
+            "planner",
+            "planner",
+            "the active planner lives, every second",
+        ),
         message::<status::ExecutorStatus>(topics::EXECUTOR_STATUS, "node id", "executor", "heartbeat of a node"),
         Contract {
             name: "prediction.requests.v1",

@@ -39,6 +39,9 @@ pub struct KafkaConfig {
     pub revoke_timeout: ConfigDuration,
     /// A record must be delivered within this time, retries included; then its send fails.
     pub delivery_timeout: ConfigDuration,
+    /// A transaction must end within this time. One whose writer died is aborted after it, or as soon as another
+    /// writer takes the transactional id; until then readers of its partitions wait.
+    pub transaction_timeout: ConfigDuration,
 }
 
 /// `[kafka.tls]`.
@@ -82,6 +85,7 @@ impl Default for KafkaConfig {
             heartbeat: ConfigDuration::from_millis(250),
             revoke_timeout: ConfigDuration::from_secs(10),
             delivery_timeout: ConfigDuration::from_secs(30),
+            transaction_timeout: ConfigDuration::from_secs(10),
         }
     }
 }
@@ -107,6 +111,12 @@ impl KafkaConfig {
                 "kafka.heartbeat: {} ms; must be from 1 ms to a third of kafka.session_timeout ({} ms)",
                 self.heartbeat.as_ms(),
                 self.session_timeout.as_ms()
+            ));
+        }
+        if self.transaction_timeout.as_ms() < 1_000 {
+            problems.push(format!(
+                "kafka.transaction_timeout: {} ms; must be at least 1 s",
+                self.transaction_timeout.as_ms()
             ));
         }
         if self.producer_queue == 0 {

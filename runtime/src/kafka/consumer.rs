@@ -6,6 +6,7 @@
 
 use super::{KafkaConfig, blocking, broker_error, config_error, retry_transient};
 use crate::ports::*;
+use crate::transactions::{GroupMetadata, Member};
 use async_trait::async_trait;
 use bytes::Bytes;
 use rdkafka::client::ClientContext;
@@ -365,6 +366,10 @@ impl Source for KafkaSource {
         }
         let client = self.client.clone();
         blocking(move || client.commit(&list, CommitMode::Sync).map_err(|e| broker_error(&e))).await
+    }
+
+    fn group_metadata(&self) -> Option<GroupMetadata> {
+        self.group.then(|| self.client.group_metadata())?.map(|m| GroupMetadata(Member::Kafka(Arc::new(m))))
     }
 
     fn pause(&self, partitions: &[TopicPartition]) {

@@ -9,10 +9,12 @@
 mod config;
 mod consumer;
 mod producer;
+mod transactions;
 
 pub use config::{KafkaConfig, SaslConfig, TlsConfig};
 
 use crate::ports::{Bus, PortError, Sink, Source, SourceSpec};
+use crate::transactions::Transactions;
 use async_trait::async_trait;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -25,6 +27,9 @@ use std::time::{Duration, Instant};
 
 /// How long an administrative request may take.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Age at which a segment of a compacted topic is closed, and so may be compacted: 10 minutes.
+const COMPACTED_SEGMENT_MS: &str = "600000";
 
 /// A Kafka cluster, or the embedded broker.
 pub struct KafkaBus {
@@ -93,6 +98,10 @@ impl Bus for KafkaBus {
         Ok(Box::new(consumer::KafkaSource::open(&self.config, spec, self.pollers.clone()).await?))
     }
 
+    async fn transactions(&self, id: &str) -> Result<Box<dyn Transactions>, PortError> {
+        Ok(Box::new(transactions::KafkaTransactions::open(&self.config, id).await?))
+    }
+
     async fn close(&self, limit: Duration) -> bool {
         let begin = Instant::now();
         while !self.pollers.all_ended() {
@@ -117,7 +126,11 @@ impl Bus for KafkaBus {
                 let new = NewTopic::new(name, partitions, TopicReplication::Fixed(replication))
                     .set("cleanup.policy", topic.cleanup.as_str());
                 let new = if topic.append_time { new.set("message.timestamp.type", "LogAppendTime") } else { new };
-                if topic.cleanup == Cleanup::Delete { new.set("retention.ms", &retention) } else { new }
+                match topic.cleanup {
+                    Cleanup::Delete => new.set("retention.ms", &retention),
+                    // The segment that is written to is never compacted: a short one keeps heartbeats from piling up.
+                    Cleanup::Compact => new.set("segment.ms", COMPACTED_SEGMENT_MS),
+                }
             })
             .collect();
         let options = AdminOptions::new().operation_timeout(Some(ADMIN_TIMEOUT)).request_timeout(Some(ADMIN_TIMEOUT));

@@ -7,5 +7,6 @@ mod demo;
 mod deploy;
 mod edges;
 mod ingest_loses_nothing;
+mod leadership;
 mod leaving;
 mod predictions;

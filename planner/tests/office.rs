@@ -1,0 +1,275 @@
+//! The planner service over a bus in memory, in virtual time: who leads, who follows, and what an adviser leaves alone.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use async_trait::async_trait;
+use planner::Config;
+use planner::config::{FlavorConfig, ProviderConfig, ProviderKind, ServiceConfig};
+use planner::leadership::{JITTER_MS, SILENCE_MS};
+use planner::provider::{NodeOrder, Provider, ProviderError, ProviderNode};
+use runtime::memory::MemoryBus;
+use runtime::{Bus, Clock, Context, OutRecord, Readiness, Record, SharedRegistry};
+use schemas::allocation::{FLEET_KEY, FleetPlan, NODE_KEY_PREFIX, PLANNER_KEY, PlanMode, PlannerHeartbeat};
+use schemas::topics::{ALLOCATION_CONTROL, Topics, WORKLOAD_OBSERVED};
+use schemas::workload::WorkloadObserved;
+use schemas::{EpochMs, Message};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// A wall clock that goes with Tokio's, which stands still while anything runs.
+struct VirtualClock(Instant);
+
+impl Clock for VirtualClock {
+    fn now_ms(&self) -> EpochMs {
+        1_700_000_000_000 + i64::try_from(self.0.elapsed().as_millis()).unwrap()
+    }
+}
+
+/// Notes what it is told.
+#[derive(Default)]
+struct Spy(Mutex<Vec<String>>);
+
+#[async_trait]
+impl Provider for Spy {
+    async fn start(&self, order: NodeOrder) -> Result<(), ProviderError> {
+        self.0.lock().unwrap().push(format!("start {}", order.node));
+        Ok(())
+    }
+    async fn stop(&self, node: &str) -> Result<(), ProviderError> {
+        self.0.lock().unwrap().push(format!("stop {node}"));
+        Ok(())
+    }
+    async fn list(&self) -> Vec<ProviderNode> {
+        Vec::new()
+    }
+    async fn shutdown(&self) {}
+}
+
+struct World {
+    bus: MemoryBus,
+    clock: Arc<VirtualClock>,
+}
+
+struct Running {
+    task: JoinHandle<Result<(), planner::Error>>,
+    token: CancellationToken,
+    spy: Arc<Spy>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let clock = Arc::new(VirtualClock(Instant::now()));
+        let bus = MemoryBus::new(clock.clone());
+        bus.create_topics(&Topics::all(["delay"])).await.unwrap();
+        World { bus, clock }
+    }
+
+    fn start(&self, config: Config) -> Running {
+        let context = Context {
+            bus: Arc::new(self.bus.clone()),
+            clock: self.clock.clone(),
+            registry: SharedRegistry::default(),
+            readiness: Readiness::default(),
+        };
+        let (token, spy) = (CancellationToken::new(), Arc::new(Spy::default()));
+        let task = tokio::spawn(planner::run_with(config, spy.clone(), context, token.clone()));
+        Running { task, token, spy }
+    }
+
+    async fn until(&self, what: impl Fn(&Record) -> bool) -> Record {
+        let seen = self.bus.wait_until(ALLOCATION_CONTROL, |records| records.iter().any(&what));
+        let records = tokio::time::timeout(Duration::from_secs(60), seen).await.expect("within a virtual minute");
+        records.into_iter().find(what).unwrap()
+    }
+
+    async fn plan_of(&self, epoch: u64) -> FleetPlan {
+        let record = self.until(|r| plan(r).is_some_and(|p| p.epoch == epoch)).await;
+        plan(&record).unwrap()
+    }
+}
+
+fn plan(record: &Record) -> Option<FleetPlan> {
+    (record.key_str() == FLEET_KEY).then(|| FleetPlan::decode(record.value.as_ref().unwrap()).unwrap())
+}
+
+fn heartbeat(record: &Record) -> Option<PlannerHeartbeat> {
+    (record.key_str() == PLANNER_KEY).then(|| PlannerHeartbeat::decode(record.value.as_ref().unwrap()).unwrap())
+}
+
+fn nothing_to_plan() -> Config {
+    Config { provider: ProviderConfig { kind: ProviderKind::None }, ..Config::default() }
+}
+
+/// One service under load, and machines to be had.
+fn something_to_plan(folder: &std::path::Path, mode: PlanMode) -> Config {
+    let profile = folder.join("delay.json");
+    let text = serde_json::json!({
+        "model": "delay.onnx", "sha256": "0", "backend": "tract", "host": "test", "load_ms": 100.0, "memory_mib": 10.0,
+        "points": [{"workers": 1, "batch": 1, "p50_ms": 5.0, "p95_ms": 10.0, "p99_ms": 12.0, "rps": 150.0}],
+    });
+    std::fs::write(&profile, text.to_string()).unwrap();
+    let mut config = Config {
+        service: vec![ServiceConfig {
+            name: "delay".into(),
+            model: "delay.onnx".into(),
+            slo_p95_ms: 200.0,
+            min: 1,
+            profile: Some(profile),
+            ..ServiceConfig::default()
+        }],
+        flavor: vec![FlavorConfig { name: "small".into(), cores: 2, usd_per_hour: 0.1, ..FlavorConfig::default() }],
+        ..Config::default()
+    };
+    config.planner.mode = mode;
+    config
+}
+
+async fn load(world: &World) {
+    let observed = WorkloadObserved {
+        schema: Default::default(),
+        service: "delay".into(),
+        start_ms: world.clock.now_ms() - 10_000,
+        interval_ms: 10_000,
+        arrivals: 500,
+        direct_arrivals: 0,
+        simulated: false,
+    };
+    world.bus.sink().send(OutRecord::message(WORKLOAD_OBSERVED, &observed).unwrap()).await.unwrap();
+}
+
+/// Epochs never fall in the log, and each has one planner.
+fn check_log(world: &World) {
+    let beats: Vec<PlannerHeartbeat> =
+        world.bus.records(ALLOCATION_CONTROL).iter().filter_map(heartbeat).collect();
+    for pair in beats.windows(2) {
+        assert!(pair[0].epoch <= pair[1].epoch, "{pair:?}");
+        assert!(pair[0].epoch < pair[1].epoch || pair[0].planner == pair[1].planner, "{pair:?}");
+    }
+    let plans: Vec<FleetPlan> = world.bus.records(ALLOCATION_CONTROL).iter().filter_map(plan).collect();
+    assert!(plans.windows(2).all(|p| (p[0].epoch, p[0].sequence) < (p[1].epoch, p[1].sequence)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standby_follows_a_planner_that_dies_within_five_seconds() {
+    let world = World::new().await;
+    let first = world.start(nothing_to_plan());
+    world.plan_of(1).await;
+    let _second = world.start(nothing_to_plan());
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(world.bus.records(ALLOCATION_CONTROL).iter().filter_map(plan).all(|p| p.epoch == 1), "one leads");
+    // No farewell: as by kill -9.
+    first.task.abort();
+    let last = world.bus.records(ALLOCATION_CONTROL).iter().filter_map(heartbeat).next_back().unwrap();
+    let plan = world.plan_of(2).await;
+    let after_ms = plan.created_at_ms - last.at_ms;
+    assert!((SILENCE_MS..=SILENCE_MS + JITTER_MS + 100).contains(&after_ms), "after {after_ms} ms");
+    check_log(&world);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_planner_that_ends_in_order_is_followed_without_silence() {
+    let world = World::new().await;
+    let first = world.start(nothing_to_plan());
+    world.plan_of(1).await;
+    let _second = world.start(nothing_to_plan());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    first.token.cancel();
+    first.task.await.unwrap().unwrap();
+    let resigned = world.until(|r| heartbeat(r).is_some_and(|h| h.resigned)).await;
+    let plan = world.plan_of(2).await;
+    assert!(plan.created_at_ms - heartbeat(&resigned).unwrap().at_ms <= JITTER_MS + 100);
+    check_log(&world);
+}
+
+#[tokio::test(start_paused = true)]
+async fn planners_that_start_together_agree() {
+    let world = World::new().await;
+    let all: Vec<Running> = (0..4).map(|_| world.start(nothing_to_plan())).collect();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    check_log(&world);
+    let beats: Vec<PlannerHeartbeat> = world.bus.records(ALLOCATION_CONTROL).iter().filter_map(heartbeat).collect();
+    let newest = beats.last().unwrap();
+    assert!(beats.iter().filter(|b| b.epoch == newest.epoch).count() > 15, "one of them leads most of the time");
+    assert!(all.iter().all(|p| !p.task.is_finished()), "the others stand by");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fenced_planner_stands_by_and_writes_nothing() {
+    let world = World::new().await;
+    let running = world.start(nothing_to_plan());
+    world.plan_of(1).await;
+    // Somebody else takes the id, as a standby does that heard nothing; its epoch is 7.
+    let other = world.bus.transactions("barista.planner").await.unwrap();
+    let before = world.bus.records(ALLOCATION_CONTROL).len();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(world.bus.records(ALLOCATION_CONTROL).len(), before, "what it wrote after the fence is not seen");
+    other.begin().await.unwrap();
+    let theirs = PlannerHeartbeat {
+        schema: Default::default(),
+        planner: "other".into(),
+        epoch: 7,
+        at_ms: world.clock.now_ms(),
+        since_ms: 0,
+        resigned: false,
+    };
+    other.send(OutRecord::message(ALLOCATION_CONTROL, &theirs).unwrap()).await.unwrap();
+    other.commit().await.unwrap();
+    // The other is silent from now on: ours returns, above it.
+    world.plan_of(8).await;
+    assert!(!running.task.is_finished());
+    check_log(&world);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_is_away_costs_the_office_and_no_more() {
+    let world = World::new().await;
+    let running = world.start(nothing_to_plan());
+    world.plan_of(1).await;
+    world.bus.fail_sends(Some("away"));
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    world.bus.fail_sends(None);
+    world.plan_of(2).await;
+    assert!(!running.task.is_finished());
+    check_log(&world);
+}
+
+#[tokio::test(start_paused = true)]
+async fn advice_is_published_and_nothing_acts_on_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::new().await;
+    let adviser = world.start(something_to_plan(folder.path(), PlanMode::Advise));
+    load(&world).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let records = world.bus.records(ALLOCATION_CONTROL);
+    let plans: Vec<FleetPlan> = records.iter().filter_map(plan).collect();
+    assert!(!plans.is_empty() && plans.iter().all(|p| p.mode == PlanMode::Advise), "marked as advice");
+    assert!(plans.iter().all(|p| !p.nodes.is_empty()), "it would start a node");
+    assert!(records.iter().all(|r| !r.key_str().starts_with(NODE_KEY_PREFIX)), "no node is told anything");
+    assert_eq!(*adviser.spy.0.lock().unwrap(), Vec::<String>::new());
+    // The same inputs applied: a share for the node, and then an order, in this sequence.
+    adviser.token.cancel();
+    adviser.task.await.unwrap().unwrap();
+    let doer = world.start(something_to_plan(folder.path(), PlanMode::Apply));
+    world.until(|r| r.key_str().starts_with(NODE_KEY_PREFIX)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(doer.spy.0.lock().unwrap().len(), 1, "{:?}", doer.spy.0.lock().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_successor_keeps_the_nodes_of_the_plan_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::new().await;
+    let config = || something_to_plan(folder.path(), PlanMode::Apply);
+    let first = world.start(config());
+    let nodes = |p: &FleetPlan| p.nodes.iter().map(|n| n.node.clone()).collect::<Vec<_>>();
+    let planned = nodes(&world.plan_of(1).await);
+    assert_eq!(planned.len(), 1);
+    let second = world.start(config());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    first.task.abort();
+    assert_eq!(nodes(&world.plan_of(2).await), planned);
+    assert_eq!(*second.spy.0.lock().unwrap(), Vec::<String>::new(), "the node was ordered already");
+}
