@@ -60,6 +60,8 @@ pub struct PlannerConfig {
     pub swap_gain: f64,
     /// An exchange must earn its overlap back within this time.
     pub payback: ConfigDuration,
+    /// A request that is lost because a spot node was taken back counts so many times what serving it costs.
+    pub loss_factor: f64,
     /// Observed rate is taken over so long a window.
     pub nowcast_window: ConfigDuration,
     /// A node that is silent for so long is lost.
@@ -92,6 +94,7 @@ impl Default for PlannerConfig {
             members: s.members,
             swap_gain: s.swap_gain,
             payback: ms(s.payback_ms),
+            loss_factor: s.loss_factor,
             nowcast_window: ms(NOWCAST_WINDOW_MS),
             lost_after: ConfigDuration::from_secs(10),
             boot_patience: ConfigDuration::from_secs(60),
@@ -120,6 +123,7 @@ impl PlannerConfig {
             elastic,
             swap_gain: self.swap_gain,
             payback_ms: self.payback.as_ms(),
+            loss_factor: self.loss_factor,
             // The executor sheds too, but a plan that counts on it spends the whole allowance of misses on queueing and
             // leaves none for rebalances and wrong forecasts.
             sheds: false,

@@ -12,6 +12,7 @@
 
 use crate::margin::Waiting;
 use crate::model::{CapacityRule, Flavor, Service, ServiceProfile, Settings};
+use crate::spot::expected_usd_per_hour;
 use schemas::allocation::FlavorOption;
 use schemas::profile::{Profile, ProfilePoint};
 use std::collections::BTreeSet;
@@ -97,6 +98,16 @@ pub fn rate(
     profiles: &[ServiceProfile],
     settings: &Settings,
 ) -> Result<Ladder, String> {
+    rate_among(service, flavor, &profiles.iter().collect::<Vec<_>>(), settings)
+}
+
+/// [`rate`], where others have sorted out which profiles may concern the service.
+pub(crate) fn rate_among(
+    service: &Service,
+    flavor: &Flavor,
+    profiles: &[&ServiceProfile],
+    settings: &Settings,
+) -> Result<Ladder, String> {
     let mut reasons = Vec::new();
     let mut best: Option<Ladder> = None;
     for profile in usable_profiles(service, flavor, profiles) {
@@ -122,13 +133,13 @@ pub fn rate(
 
 /// One profile for each backend that the service allows, by backend name; one measured on this flavor comes before
 /// a general one, and among equals the first by content, so that the order of the inputs does not matter.
-fn usable_profiles<'a>(service: &Service, flavor: &Flavor, profiles: &'a [ServiceProfile]) -> Vec<&'a Profile> {
+fn usable_profiles<'a>(service: &Service, flavor: &Flavor, profiles: &[&'a ServiceProfile]) -> Vec<&'a Profile> {
     let fits = |p: &&ServiceProfile| {
         p.service == service.name
             && p.flavor.as_ref().is_none_or(|f| *f == flavor.name)
             && (service.backend == "auto" || service.backend == p.profile.backend)
     };
-    let mut fitting: Vec<&ServiceProfile> = profiles.iter().filter(fits).collect();
+    let mut fitting: Vec<&ServiceProfile> = profiles.iter().copied().filter(|p| fits(p)).collect();
     fitting.sort_by(|a, b| {
         let key = |p: &ServiceProfile| (p.profile.backend.clone(), p.flavor.is_none(), p.profile.sha256.clone());
         key(a).cmp(&key(b)).then(a.profile.host.cmp(&b.profile.host))
@@ -247,13 +258,14 @@ impl Rater<'_> {
 }
 
 /// Price of a million requests when a node of the flavor is full of this service.
-pub fn usd_per_million(flavor: &Flavor, ladder: &Ladder) -> f64 {
+pub fn usd_per_million(flavor: &Flavor, ladder: &Ladder, settings: &Settings) -> f64 {
     let carried = ladder.top().map_or(0.0, |r| r.carry_rps);
-    flavor.usd_per_hour / 3600.0 / carried * 1e6
+    let setup_ms = flavor.boot_ms() + settings.image_ms + ladder.load_ms;
+    expected_usd_per_hour(flavor, setup_ms, settings) / 3600.0 / carried * 1e6
 }
 
 /// The rating as a plan shows it.
-pub fn option(flavor: &Flavor, rated: &Result<Ladder, String>, service: &Service) -> FlavorOption {
+pub fn option(flavor: &Flavor, rated: &Result<Ladder, String>, service: &Service, settings: &Settings) -> FlavorOption {
     let infeasible = |reason: &str| FlavorOption {
         flavor: flavor.name.clone(),
         backend: service.backend.clone(),
@@ -280,7 +292,7 @@ pub fn option(flavor: &Flavor, rated: &Result<Ladder, String>, service: &Service
         requests_per_slo: top.requests_per_slo,
         sustained_rps: top.sustained_rps,
         capacity_rps: top.carry_rps,
-        usd_per_million: usd_per_million(flavor, ladder),
+        usd_per_million: usd_per_million(flavor, ladder, settings),
         infeasible: None,
     }
 }

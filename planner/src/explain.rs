@@ -44,8 +44,9 @@ impl Explanation {
 fn service_text(service: &ServicePlan) -> String {
     let chosen = service.chosen.as_deref().unwrap_or("none");
     let summary = format!(
-        "  demand {:.1} + margin {:.1} requests/s, looking {:.0} s ahead; chosen {chosen}, bound by {}",
+        "  demand {:.1} (quantile {}) + margin {:.1} requests/s, looking {:.0} s ahead; chosen {chosen}, bound by {}",
         service.demand_rps,
+        service.quantile,
         service.margin_rps,
         service.lead_ms as f64 / 1000.0,
         service.bound_by

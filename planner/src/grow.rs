@@ -9,7 +9,6 @@
 //! more demand never costs less (one service, nothing rented yet).
 
 use crate::cover::{Chosen, Item, Need, cheapest};
-use crate::model::FleetState;
 use crate::pack::{Node, Origin, Packing, TOLERANCE_RPS};
 
 /// Nodes that may still be ordered.
@@ -33,15 +32,15 @@ impl Packing<'_> {
         if !inputs.settings.elastic {
             return Quota { by_flavor: vec![0; self.problem.flavors.len()], total: 0 };
         }
-        let exists = inputs.fleet.iter().filter(|n| n.state != FleetState::Lost);
-        let mut names: Vec<&str> = exists.map(|n| n.flavor.as_str()).collect();
-        let ordered = self.nodes.iter().filter(|n| n.origin == Origin::New);
-        names.extend(ordered.map(|n| self.problem.flavors[n.flavor].name.as_str()));
+        let (mut used, mut all) = self.problem.existing.clone();
+        for node in self.nodes.iter().filter(|n| n.origin == Origin::New) {
+            used[node.flavor] += 1;
+            all += 1;
+        }
         let left = |quota: Option<u32>, used: usize| quota.map_or(u32::MAX, |q| q.saturating_sub(used as u32));
-        let used = |name: &str| names.iter().filter(|n| **n == name).count();
         Quota {
-            by_flavor: self.problem.flavors.iter().map(|f| left(f.quota, used(&f.name))).collect(),
-            total: left(inputs.settings.total_quota, names.len()),
+            by_flavor: self.problem.flavors.iter().zip(used).map(|(f, used)| left(f.quota, used)).collect(),
+            total: left(inputs.settings.total_quota, all),
         }
     }
 
@@ -98,7 +97,7 @@ impl Packing<'_> {
         let mut consider = |flavors: Vec<usize>, weight: &dyn Fn(usize) -> f64, need: Need| {
             let item = |&f: &usize| Item {
                 weight: weight(f),
-                price: self.problem.flavors[f].usd_per_hour,
+                price: self.problem.usd_per_hour[f],
                 most: quota.by_flavor[f].min(need.most),
             };
             let items: Vec<Item> = flavors.iter().map(item).collect();
@@ -110,9 +109,11 @@ impl Packing<'_> {
             }
         };
         // Best first, so that the nodes of at least a quality come before all others.
-        let mut present: Vec<(f64, f64)> =
-            (0..self.nodes.len()).map(|i| (self.quality(service, i), self.contribution(service, i))).collect();
-        present.retain(|p| p.0 > 0.0);
+        let mut present: Vec<(f64, f64)> = (0..self.nodes.len())
+            .filter(|&i| self.room(service, i) > 0)
+            .map(|i| (self.quality(service, i), self.contribution(service, i)))
+            .filter(|p| p.0 > 0.0)
+            .collect();
         present.sort_by(|a, b| b.0.total_cmp(&a.0));
         let mut classes: Vec<f64> =
             present.iter().map(|p| p.0).chain(usable.iter().map(|&f| self.fresh_quality(service, f))).collect();
@@ -153,8 +154,7 @@ impl Packing<'_> {
                 }
                 let mut trial = self.clone();
                 trial.add(flavor, &mut next.clone());
-                let (rate_rps, usd) =
-                    (trial.best_set(service, most, &all).0, self.problem.flavors[flavor].usd_per_hour);
+                let (rate_rps, usd) = (trial.best_set(service, most, &all).0, self.problem.usd_per_hour[flavor]);
                 let better = best.is_none_or(|(r, u, _)| rate_rps > r + TOLERANCE_RPS || (rate_rps >= r && usd < u));
                 if rate_rps > carried + TOLERANCE_RPS && better {
                     best = Some((rate_rps, usd, flavor));
@@ -175,7 +175,7 @@ impl Packing<'_> {
             let quota = self.quota();
             let usable =
                 (0..self.problem.flavors.len()).filter(|&f| quota.allows(f) && self.fresh_potential(service, f) > 0.0);
-            let usd = |f: &usize| self.problem.flavors[*f].usd_per_hour;
+            let usd = |f: &usize| self.problem.usd_per_hour[*f];
             let Some(flavor) = usable.min_by(|a, b| usd(a).total_cmp(&usd(b))) else { return };
             self.add(flavor, next);
         }

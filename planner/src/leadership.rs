@@ -136,13 +136,8 @@ pub enum Found {
 impl Leadership {
     /// A standby that begins to listen at `now_ms`; it claims at once where nobody leads.
     pub fn new(found: Found, seed: u64, now_ms: i64) -> Self {
-        let mut state = Leadership {
-            role: Role::Standby { claim_at_ms: now_ms },
-            seed,
-            losses: 0,
-            drawn: 0,
-            looked_ms: now_ms,
-        };
+        let mut state =
+            Leadership { role: Role::Standby { claim_at_ms: now_ms }, seed, losses: 0, drawn: 0, looked_ms: now_ms };
         if found == Found::Somebody {
             state.role = state.listen(now_ms);
         }

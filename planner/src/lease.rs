@@ -13,7 +13,8 @@
 //!
 //! Invariants: a lease never gets shorter; a node is never stopped before the end of what is paid or committed.
 //! Per-second billing commits to the shortest lease only, after that the node is held by the second and may stop at
-//! any time. Hourly billing pays each hour that begins. Left out: spot prices, interruptions, mixed terms.
+//! any time. Hourly billing pays each hour that begins. Left out: spot prices that move (interruptions: `spot`), and the
+//! choice between terms by how long a load will last.
 
 use crate::model::Flavor;
 use schemars::JsonSchema;

@@ -37,7 +37,9 @@ mod report;
 #[cfg(test)]
 mod scenarios;
 mod service;
+mod share;
 mod shrink;
+pub mod spot;
 #[cfg(test)]
 mod testing;
 

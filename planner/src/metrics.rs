@@ -63,6 +63,8 @@ pub struct Metrics {
     pub planned_instances: Family<ServiceLabel, Gauge>,
     /// Demand that the plan cannot carry.
     pub shortfall_rps: Family<ServiceLabel, Amount>,
+    /// Requests that came while no instance of their service was ready: they wait for a cold start, and mostly miss.
+    pub cold_start_requests: Family<ServiceLabel, Counter>,
     /// Nodes by flavor.
     pub nodes: Family<FlavorLabel, Gauge>,
     /// Nodes that were lost.
@@ -94,6 +96,7 @@ impl Metrics {
             ready_instances: Family::default(),
             planned_instances: Family::default(),
             shortfall_rps: Family::default(),
+            cold_start_requests: Family::default(),
             nodes: Family::default(),
             nodes_lost: Counter::default(),
             setup_seconds: Histogram::new(SETUP_SECONDS),
@@ -122,6 +125,11 @@ impl Metrics {
             r.register("barista_planner_ready_instances", "instances that serve", m.ready_instances.clone());
             r.register("barista_planner_planned_instances", "instances planned", m.planned_instances.clone());
             r.register("barista_planner_shortfall_rps", "demand that the plan cannot carry", m.shortfall_rps.clone());
+            r.register(
+                "barista_planner_cold_start_requests",
+                "requests that came while no instance was ready",
+                m.cold_start_requests.clone(),
+            );
             r.register("barista_planner_nodes", "nodes by flavor", m.nodes.clone());
             r.register("barista_planner_nodes_lost", "nodes that were lost", m.nodes_lost.clone());
             r.register("barista_planner_setup_seconds", "from order to ready", m.setup_seconds.clone());

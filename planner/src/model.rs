@@ -96,6 +96,8 @@ pub struct Settings {
     pub swap_gain: f64,
     /// An exchange must earn its overlap back within this time.
     pub payback_ms: i64,
+    /// A request that is lost because its node was taken back counts so many times what serving it costs.
+    pub loss_factor: f64,
 }
 
 impl Default for Settings {
@@ -117,6 +119,7 @@ impl Default for Settings {
             elastic: true,
             swap_gain: 0.10,
             payback_ms: 600_000,
+            loss_factor: 20.0,
         }
     }
 }
@@ -224,6 +227,8 @@ pub struct Flavor {
     pub quota: Option<u32>,
     /// Speed relative to the host that the profiles were measured on.
     pub speed: f64,
+    /// Times an hour that the provider takes such a node back (spot); 0 for never. Priced in ([`crate::spot`]).
+    pub interruptions_per_hour: f64,
 }
 
 impl Default for Flavor {
@@ -239,6 +244,7 @@ impl Default for Flavor {
             boot_s: 60.0,
             quota: None,
             speed: 1.0,
+            interruptions_per_hour: 0.0,
         }
     }
 }
@@ -439,6 +445,7 @@ impl Settings {
         check(self.dispersion > 0.0 && self.dispersion.is_finite(), "dispersion: must be positive");
         check(self.overhead_ms >= 0.0 && self.overhead_ms.is_finite(), "overhead_ms: must not be negative");
         check(self.image_ms >= 0, "image: must not be negative");
+        check(self.loss_factor >= 0.0 && self.loss_factor.is_finite(), "loss_factor: must be at least 0");
         check((0.0..1.0).contains(&self.swap_gain), "swap_gain: must be at least 0 and below 1");
         problems
     }
@@ -479,6 +486,7 @@ impl Flavor {
             ("usd_per_hour", self.usd_per_hour),
             ("min_lease_s", self.min_lease_s),
             ("boot_s", self.boot_s),
+            ("interruptions_per_hour", self.interruptions_per_hour),
         ];
         for (key, value) in amounts {
             if !(value >= 0.0 && value.is_finite()) {

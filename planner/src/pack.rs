@@ -17,6 +17,7 @@ use crate::lease::Terms;
 use crate::margin::Waiting;
 use crate::model::{CapacityRule, Flavor, FleetNode, Members, PlanInputs, Service};
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 /// Rates below this count as none, requests per second.
 pub(crate) const NO_LOAD_RPS: f64 = 1e-3;
@@ -24,16 +25,21 @@ pub(crate) const NO_LOAD_RPS: f64 = 1e-3;
 pub(crate) const TOLERANCE_RPS: f64 = 1e-6;
 
 /// What is fixed during one decision. Services and flavors are in name order; both are referred to by index.
+#[derive(Clone)]
 pub(crate) struct Problem<'a> {
     pub(crate) inputs: &'a PlanInputs,
     pub(crate) services: Vec<&'a Service>,
     pub(crate) flavors: Vec<&'a Flavor>,
     /// By service, then flavor; the error says why it cannot run there.
-    pub(crate) ladders: Vec<Vec<Result<Ladder, String>>>,
+    pub(crate) ladders: Rc<Vec<Vec<Result<Ladder, String>>>>,
     /// By service.
     pub(crate) demands: Vec<Demand>,
     /// Services in the order in which they are served: priority, then price, then name.
     pub(crate) order: Vec<usize>,
+    /// Nodes of the fleet that count against the quota of each flavor, and those of any flavor.
+    pub(crate) existing: (Vec<usize>, usize),
+    /// By flavor: the price by which it is compared with others ([`crate::spot`]).
+    pub(crate) usd_per_hour: Vec<f64>,
 }
 
 impl Problem<'_> {
@@ -173,8 +179,18 @@ pub(crate) struct Node {
     pub(crate) failed: BTreeSet<usize>,
     /// Services that serve here at the moment.
     pub(crate) live: BTreeSet<usize>,
-    /// Workers by service.
-    pub(crate) hosts: BTreeMap<usize, u32>,
+    /// Workers by service; changed by [`Packing::assign`] and [`Packing::empty`] alone.
+    hosts: BTreeMap<usize, u32>,
+    /// What the hosted instances leave.
+    free: Free,
+}
+
+/// What is left of a node.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Free {
+    cores: u32,
+    gpus: u32,
+    memory_mib: f64,
 }
 
 impl Node {
@@ -190,6 +206,24 @@ impl Node {
 
     pub(crate) fn in_use(&self) -> bool {
         !self.hosts.is_empty()
+    }
+
+    /// Workers by service.
+    pub(crate) fn hosts(&self) -> &BTreeMap<usize, u32> {
+        &self.hosts
+    }
+
+    /// What is left beside all hosted instances but those of `service`.
+    fn free_beside(&self, service: Option<usize>, problem: &Problem<'_>) -> Free {
+        let mut free = Free { cores: self.cores, gpus: self.gpus, memory_mib: self.memory_mib };
+        for (&other, &workers) in self.hosts.iter().filter(|(s, _)| Some(**s) != service) {
+            if let Some(taken) = problem.ladder(other, self.flavor) {
+                free.cores = free.cores.saturating_sub(taken.cores(workers));
+                free.gpus = free.gpus.saturating_sub(taken.gpus);
+                free.memory_mib -= taken.memory_mib;
+            }
+        }
+        free
     }
 
     /// A node of this plan.
@@ -209,6 +243,7 @@ impl Node {
             failed: BTreeSet::new(),
             live: BTreeSet::new(),
             hosts: BTreeMap::new(),
+            free: Free { cores: flavor.cores, gpus: flavor.gpus, memory_mib: memory_mib(flavor) },
         }
     }
 
@@ -221,10 +256,12 @@ impl Node {
         then_ms: i64,
     ) -> Self {
         let flavor = problem.flavors[flavor_index];
-        let by_name = |name: &str| problem.services.iter().position(|s| s.name == name);
-        let known = || node.hosts.iter().filter_map(|h| by_name(&h.service).map(|s| (s, h)));
+        // Services are in name order.
+        let by_name = |name: &str| problem.services.binary_search_by(|s| s.name.as_str().cmp(name)).ok();
+        let known: Vec<_> = node.hosts.iter().filter_map(|h| by_name(&h.service).map(|s| (s, h))).collect();
+        let known = || known.iter().copied();
         let hosts = known().filter(|(s, h)| h.failed.is_none() && problem.ladder(*s, flavor_index).is_some());
-        Node {
+        let mut node = Node {
             id: node.node.clone(),
             origin: Origin::Fleet(index),
             cores: node.cores.unwrap_or(flavor.cores),
@@ -234,7 +271,9 @@ impl Node {
             live: known().filter(|(_, h)| h.ready && h.failed.is_none()).map(|(s, _)| s).collect(),
             hosts: hosts.map(|(s, h)| (s, h.workers.max(1))).collect(),
             ..Node::new(node.node.clone(), flavor_index, flavor)
-        }
+        };
+        node.free = node.free_beside(None, problem);
+        node
     }
 }
 
@@ -250,30 +289,48 @@ pub(crate) type Assignment = Vec<(usize, u32)>;
 pub(crate) struct Packing<'p> {
     pub(crate) problem: &'p Problem<'p>,
     pub(crate) nodes: Vec<Node>,
+    /// By service: the nodes that host it, ascending. Says the same as the nodes' own lists.
+    at: Vec<Vec<usize>>,
+}
+
+impl<'p> Packing<'p> {
+    /// These nodes with what they host.
+    pub(crate) fn new(problem: &'p Problem<'p>, nodes: Vec<Node>) -> Self {
+        let mut packing = Packing { problem, nodes, at: Vec::new() };
+        packing.reindex();
+        packing
+    }
+
+    /// To be called after nodes were taken out or put into another order.
+    pub(crate) fn reindex(&mut self) {
+        self.at = vec![Vec::new(); self.problem.services.len()];
+        for (i, node) in self.nodes.iter().enumerate() {
+            for &service in node.hosts.keys() {
+                self.at[service].push(i);
+            }
+        }
+    }
 }
 
 impl Packing<'_> {
     /// Nodes that host the service, by index.
     pub(crate) fn hosting(&self, service: usize) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|&i| self.nodes[i].hosts.contains_key(&service)).collect()
+        self.at[service].clone()
     }
 
     /// Most workers that the service could have on the node beside what the others have there.
     pub(crate) fn room(&self, service: usize, index: usize) -> u32 {
         let node = &self.nodes[index];
-        let Some(ladder) = self.problem.ladder(service, node.flavor) else { return 0 };
-        if node.failed.contains(&service) || node.ending {
+        if node.ending || (node.free.cores == 0 && !node.hosts.contains_key(&service)) {
             return 0;
         }
-        let (mut cores, mut gpus, mut memory_mib) = (node.cores, node.gpus, node.memory_mib);
-        for (&other, &workers) in node.hosts.iter().filter(|(s, _)| **s != service) {
-            if let Some(taken) = self.problem.ladder(other, node.flavor) {
-                cores = cores.saturating_sub(taken.cores(workers));
-                gpus = gpus.saturating_sub(taken.gpus);
-                memory_mib -= taken.memory_mib;
-            }
+        let Some(ladder) = self.problem.ladder(service, node.flavor) else { return 0 };
+        if node.failed.contains(&service) {
+            return 0;
         }
-        if gpus < ladder.gpus || memory_mib < ladder.memory_mib { 0 } else { ladder.most_workers(cores) }
+        let hosted = node.hosts.contains_key(&service);
+        let free = if hosted { node.free_beside(Some(service), self.problem) } else { node.free };
+        if free.gpus < ladder.gpus || free.memory_mib < ladder.memory_mib { 0 } else { ladder.most_workers(free.cores) }
     }
 
     /// Rate that the service carries on the node with this many workers.
@@ -382,7 +439,7 @@ impl Packing<'_> {
     /// Present instances of a service.
     pub(crate) fn instances(&self, service: usize) -> Assignment {
         let workers = |i: usize| self.nodes[i].hosts.get(&service).copied();
-        (0..self.nodes.len()).filter_map(|i| workers(i).map(|w| (i, w))).collect()
+        self.at[service].iter().filter_map(|&i| workers(i).map(|w| (i, w))).collect()
     }
 
     /// Rate that the service's present instances carry.
@@ -414,12 +471,27 @@ impl Packing<'_> {
 
     /// Replaces the service's instances.
     pub(crate) fn assign(&mut self, service: usize, assignment: &[(usize, u32)]) {
-        for node in &mut self.nodes {
-            node.hosts.remove(&service);
+        let mut touched = std::mem::take(&mut self.at[service]);
+        for &i in &touched {
+            self.nodes[i].hosts.remove(&service);
         }
         for &(i, workers) in assignment {
             self.nodes[i].hosts.insert(service, workers);
+            touched.push(i);
         }
+        for i in touched {
+            self.nodes[i].free = self.nodes[i].free_beside(None, self.problem);
+        }
+        self.at[service] = assignment.iter().map(|&(i, _)| i).collect();
+        self.at[service].sort_unstable();
+    }
+
+    /// Takes everything off a node.
+    pub(crate) fn empty(&mut self, index: usize) {
+        for service in std::mem::take(&mut self.nodes[index].hosts).into_keys() {
+            self.at[service].retain(|&i| i != index);
+        }
+        self.nodes[index].free = self.nodes[index].free_beside(None, self.problem);
     }
 
     /// Instances that the service may have at most and must have at least.
@@ -505,7 +577,7 @@ impl Packing<'_> {
                 continue;
             }
             let mut chosen: Vec<(f64, usize)> = usable[..end].to_vec();
-            if chosen.len() > size {
+            if end > size {
                 let by_weight =
                     |a: usize, b: usize| self.contribution(service, b).total_cmp(&self.contribution(service, a));
                 chosen.sort_by(|a, b| by_weight(a.1, b.1).then(b.0.total_cmp(&a.0)).then_with(|| by_name(a.1, b.1)));

@@ -3,7 +3,8 @@
 //! For each service the demand of one set-up time ahead (`demand`) is placed on the nodes that will be there then:
 //! first what is in use, then nodes that are leased but idle, then new ones (`grow`). What is not needed any more is
 //! consolidated away (`shrink`): unloaded while its lease is paid, stopped after. Services share nodes (`pack`) and
-//! quotas; when not everything fits, the higher priority is served first and the rest is said to be short.
+//! quotas; when not everything fits, the higher priority is served first, equal ones lose the same share (`share`),
+//! and what is lost is said.
 //!
 //! Invariants, each a property test in `properties.rs`:
 //! - planning again from the result changes nothing;
@@ -16,16 +17,17 @@
 //! Barista 2019 counts `ceil(y' / n_req)` back-ends of one flavor for one service; with
 //! [`crate::model::CapacityRule::Paper`], one service and one flavor this is what comes out. It is a reconstruction.
 //! Exact for one service (`cover`); several services on shared nodes are packed by a heuristic.
-//! Left out: an exact programme over the horizon (the state of `Packing` is what it would optimise), spot nodes,
-//! mixed lease terms.
+//! Left out: an exact programme over the horizon (the state of `Packing` is what it would optimise), and the choice
+//! between lease terms by how long a load will last (flavors are compared by their price for an hour, `spot`).
 
-use crate::cost::{rate, usd_per_million};
+use crate::cost::{rate_among, usd_per_million};
 use crate::demand::demand;
 use crate::lease::Terms;
-use crate::model::{Flavor, FleetNode, FleetState, Plan, PlanInputs, Service};
-use crate::pack::{Node, Origin, Packing, Problem, TOLERANCE_RPS};
-use crate::{report, shrink};
+use crate::model::{Flavor, FleetNode, FleetState, Plan, PlanInputs, Service, ServiceProfile};
+use crate::pack::{Node, Origin, Packing, Problem};
+use crate::{report, share, shrink, spot};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 /// Rounds of growing and shrinking at most; almost always the second changes nothing.
 const MOST_ROUNDS: usize = 8;
@@ -35,7 +37,7 @@ const MOST_REPLANS: usize = 8;
 /// Decides. Inputs that [`PlanInputs::problems`] complains about give a plan without meaning, never a panic.
 pub fn plan(inputs: &PlanInputs) -> Plan {
     let problem = problem(inputs);
-    let mut packing = Packing { problem: &problem, nodes: usable_nodes(&problem) };
+    let mut packing = Packing::new(&problem, usable_nodes(&problem));
     let mut next = inputs.naming.next;
     settle_for_good(&mut packing, &mut next);
     for _ in 0..MOST_REPLANS {
@@ -84,16 +86,17 @@ impl<'p> Packing<'p> {
                     node.ending |= !node.in_use() && stops;
                 }
             }
-            let hosts = &node.hosts;
+            let hosts = node.hosts().clone();
             node.live.retain(|s| hosts.contains_key(s));
         }
         after.nodes.sort_by(|a, b| a.cmp_name(b));
+        after.reindex();
         after
     }
 
     /// What runs where.
     fn placement(&self) -> BTreeMap<&str, &BTreeMap<usize, u32>> {
-        self.nodes.iter().map(|n| (n.id.as_str(), &n.hosts)).collect()
+        self.nodes.iter().map(|n| (n.id.as_str(), n.hosts())).collect()
     }
 }
 
@@ -102,11 +105,15 @@ impl<'p> Packing<'p> {
 fn settle(packing: &mut Packing<'_>, next: &mut u64) {
     trim(packing);
     grow(packing, next);
-    if is_short(packing) {
-        prefer_priority(packing);
+    if share::is_short(packing) {
+        share::spread_loss(packing);
     }
     shrink::shrink(packing, next);
+    let before = packing.nodes.len();
     packing.nodes.retain(|n| n.origin != Origin::New || n.in_use());
+    if packing.nodes.len() != before {
+        packing.reindex();
+    }
 }
 
 /// Ratings, demands and the order of service.
@@ -115,11 +122,29 @@ fn problem(inputs: &PlanInputs) -> Problem<'_> {
     services.sort_by(|a, b| a.name.cmp(&b.name));
     let mut flavors: Vec<&Flavor> = inputs.flavors.iter().collect();
     flavors.sort_by(|a, b| a.name.cmp(&b.name));
-    let ladders: Vec<Vec<_>> = services
-        .iter()
-        .map(|s| flavors.iter().map(|f| rate(s, f, &inputs.profiles, &inputs.settings)).collect())
+    let mut profiles: BTreeMap<&str, Vec<&ServiceProfile>> = BTreeMap::new();
+    for profile in &inputs.profiles {
+        profiles.entry(&profile.service).or_default().push(profile);
+    }
+    let of = |s: &Service| profiles.get(s.name.as_str()).map_or(&[][..], |p| p);
+    let ladders: Vec<Vec<_>> =
+        services.iter().map(|s| flavors.iter().map(|f| rate_among(s, f, of(s), &inputs.settings)).collect()).collect();
+    let mut problem = Problem {
+        existing: existing(inputs, &flavors),
+        inputs,
+        services,
+        flavors,
+        ladders: Rc::new(ladders),
+        demands: Vec::new(),
+        order: Vec::new(),
+        usd_per_hour: Vec::new(),
+    };
+    problem.usd_per_hour = (0..problem.flavors.len())
+        .map(|f| {
+            let setup_ms = (0..problem.services.len()).map(|s| problem.setup_ms(s, f)).max();
+            spot::expected_usd_per_hour(problem.flavors[f], setup_ms.unwrap_or(0), &inputs.settings)
+        })
         .collect();
-    let mut problem = Problem { inputs, services, flavors, ladders, demands: Vec::new(), order: Vec::new() };
     problem.demands = (0..problem.services.len())
         .map(|s| {
             let service = problem.services[s];
@@ -138,10 +163,32 @@ fn problem(inputs: &PlanInputs) -> Problem<'_> {
     problem
 }
 
+/// Nodes that count against quotas: by flavor, and all.
+fn existing(inputs: &PlanInputs, flavors: &[&Flavor]) -> (Vec<usize>, usize) {
+    let mut by_flavor = vec![0; flavors.len()];
+    let exists: Vec<&FleetNode> = inputs.fleet.iter().filter(|n| n.state != FleetState::Lost).collect();
+    for node in &exists {
+        if let Ok(f) = flavors.binary_search_by(|f| f.name.as_str().cmp(&node.flavor)) {
+            by_flavor[f] += 1;
+        }
+    }
+    (by_flavor, exists.len())
+}
+
 impl Problem<'_> {
     /// Price of a million requests on a full node; infinite where the service cannot run.
     pub(crate) fn usd_per_million(&self, service: usize, flavor: usize) -> f64 {
-        self.ladder(service, flavor).map_or(f64::INFINITY, |l| usd_per_million(self.flavors[flavor], l))
+        let price = |l| usd_per_million(self.flavors[flavor], l, &self.inputs.settings);
+        self.ladder(service, flavor).map_or(f64::INFINITY, price)
+    }
+
+    /// The same with the demands of these services at `share` of what they are.
+    pub(crate) fn scaled(&self, services: &[usize], share: f64) -> Self {
+        let mut scaled = self.clone();
+        for &s in services {
+            scaled.demands[s].rps *= share;
+        }
+        scaled
     }
 
     /// The flavor with the lowest price for a request (Algorithm 1).
@@ -239,47 +286,4 @@ fn tier(node: &Node) -> u8 {
 pub(crate) fn fails_to_load(packing: &Packing<'_>, service: usize) -> bool {
     let failed = packing.nodes.iter().any(|n| n.failed.contains(&service));
     failed && !packing.nodes.iter().any(|n| n.live.contains(&service))
-}
-
-/// True when a service lacks capacity or instances that more room would give it.
-fn is_short(packing: &Packing<'_>) -> bool {
-    (0..packing.problem.services.len()).any(|s| {
-        let (least, _) = packing.limits(s);
-        packing.shortfall(s) > 0.0 || packing.hosting(s).len() < least
-    })
-}
-
-/// Places everything anew in order of priority on the nodes that there are, and keeps that if it serves a higher
-/// priority better than the placement that grew.
-fn prefer_priority(packing: &mut Packing<'_>) {
-    let mut fresh = packing.clone();
-    for node in &mut fresh.nodes {
-        node.hosts.clear();
-    }
-    let order = packing.problem.order.clone();
-    for &s in &order {
-        let (least, _) = fresh.limits(s);
-        // What must exist comes before what is wanted, with one worker each.
-        let room: Vec<(usize, u32)> = fresh.others(s, &|_| Some(0)).into_iter().take(least).map(|i| (i, 1)).collect();
-        fresh.assign(s, &room);
-    }
-    for &s in &order {
-        match fresh.cover(s, |_| Some(0)) {
-            Some(assignment) => fresh.assign(s, &assignment),
-            None => fresh.best_effort(s, &|_| true),
-        }
-    }
-    let lacking = |p: &Packing<'_>, s: usize| {
-        let (least, _) = p.limits(s);
-        (p.shortfall(s), least.saturating_sub(p.hosting(s).len()))
-    };
-    for &s in &order {
-        let ((fresh_rps, fresh_n), (grown_rps, grown_n)) = (lacking(&fresh, s), lacking(packing, s));
-        if fresh_n != grown_n || (fresh_rps - grown_rps).abs() > TOLERANCE_RPS {
-            if (fresh_n, fresh_rps) < (grown_n, grown_rps) {
-                *packing = fresh;
-            }
-            return;
-        }
-    }
 }

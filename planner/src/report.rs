@@ -7,9 +7,11 @@ use crate::lease::Terms;
 use crate::model::{FleetNode, FleetState, Naming, Plan};
 use crate::pack::{NO_LOAD_RPS, Node, Origin, Packing};
 use crate::plan::fails_to_load;
+use crate::share;
 use schemas::allocation::{
     FlavorOption, InstanceAllocation, LoadSample, NodeAction, NodePlan, PlanChange, ServicePlan,
 };
+use std::collections::BTreeSet;
 
 /// Words of `bound_by`.
 const DEMAND: &str = "demand";
@@ -32,8 +34,9 @@ pub(crate) fn report(packing: &Packing<'_>, next: u64) -> Plan {
         nodes.push(plan);
         changes.extend(change);
     }
+    let planned: BTreeSet<&str> = packing.nodes.iter().map(|n| n.id.as_str()).collect();
     for node in &problem.inputs.fleet {
-        if packing.nodes.iter().all(|n| n.id != node.node) {
+        if !planned.contains(node.node.as_str()) {
             let (plan, change) = ended(packing, node);
             nodes.push(plan);
             changes.extend(change);
@@ -94,7 +97,7 @@ fn sample(packing: &Packing<'_>, s: usize) -> LoadSample {
 fn options(packing: &Packing<'_>, s: usize) -> Vec<FlavorOption> {
     let problem = packing.problem;
     let mut options: Vec<FlavorOption> = (0..problem.flavors.len())
-        .map(|f| option(problem.flavors[f], &problem.ladders[s][f], problem.services[s]))
+        .map(|f| option(problem.flavors[f], &problem.ladders[s][f], problem.services[s], &problem.inputs.settings))
         .collect();
     options.sort_by(|a, b| {
         let infeasible = |o: &FlavorOption| o.infeasible.is_some();
@@ -208,7 +211,16 @@ fn because(packing: &Packing<'_>, s: usize, bound_by: &str) -> String {
         QUOTA if !problem.inputs.settings.elastic => {
             "this provider starts no nodes and those that run are full".to_owned()
         }
-        _ => "the quotas allow no further node that would help".to_owned(),
+        _ => {
+            let alike: Vec<&str> =
+                share::short_alike(packing, s).into_iter().map(|o| problem.services[o].name.as_str()).collect();
+            let shared = match alike.len() {
+                0 => String::new(),
+                1..=3 => format!("; {} of the same priority is short too", alike.join(", ")),
+                n => format!("; {n} others of the same priority are short too"),
+            };
+            format!("the quotas allow no further node that would help{shared}")
+        }
     }
 }
 
@@ -229,7 +241,7 @@ fn instances(packing: &Packing<'_>, node: &Node) -> Vec<InstanceAllocation> {
             service_p95_ms: rung.service_ms,
         })
     };
-    node.hosts.iter().filter_map(allocation).collect()
+    node.hosts().iter().filter_map(allocation).collect()
 }
 
 /// The service that a change of the node is about: the first in order of service.
@@ -249,7 +261,7 @@ fn started(packing: &Packing<'_>, node: &Node, services: &[ServicePlan]) -> (Nod
     let flavor = problem.flavors[node.flavor];
     let lease = Terms::of(flavor).start(problem.inputs.now_ms);
     let hosted = instances(packing, node);
-    let cause = mover(packing, |s| node.hosts.contains_key(&s));
+    let cause = mover(packing, |s| node.hosts().contains_key(&s));
     let why = cause.map_or_else(String::new, |s| format!(": {}", services[s].reason));
     let reason = format!("start for {}{why}", list(&hosted));
     let plan = NodePlan {
@@ -302,7 +314,10 @@ fn kept(
         (NodeAction::Stop, "not needed, and nothing more is paid for".to_owned())
     } else if problem.inputs.settings.elastic {
         let left_s = (lease.end_ms - now_ms) as f64 / 1000.0;
-        (NodeAction::Lapse, format!("not needed; unloaded, its lease lapses in {left_s:.0} s"))
+        (
+            NodeAction::Lapse,
+            format!("not needed; unloaded and free for batch work until its lease lapses in {left_s:.0} s"),
+        )
     } else {
         (NodeAction::Lapse, "not needed; unloaded".to_owned())
     };

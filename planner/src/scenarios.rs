@@ -232,3 +232,37 @@ fn the_papers_rule_counts_back_ends_as_the_paper_does() {
     assert_eq!((p.nodes.len(), p.services[0].margin_rps), (4, 0.0));
     assert_eq!(p.services[0].options[0].requests_per_slo, 4);
 }
+
+#[test]
+fn equal_priorities_lose_the_same_share_whatever_their_names() {
+    let wants = [("a", 300.0), ("b", 300.0), ("c", 60.0)];
+    let services = wants.iter().map(|(name, rps)| loaded(name, 0, *rps)).collect();
+    let mut inputs = world(services, vec![flavor("four", 4, 0.2)]);
+    inputs.settings.total_quota = Some(1);
+    let p = plan(&inputs);
+    let served: Vec<f64> = p.services.iter().map(|s| s.capacity_rps.min(s.demand_rps) / s.demand_rps).collect();
+    assert!(served.iter().all(|share| *share > 0.1), "none starves: {served:?}");
+    assert!(p.services[0].reason.contains("of the same priority"), "{}", p.services[0].reason);
+    // Its own priority does not change what a lower one gets, and the higher one is served.
+    inputs.services[2].priority = 1;
+    let p = plan(&inputs);
+    assert_eq!(p.services[2].shortfall_rps, 0.0, "{:?}", p.services[2]);
+    assert!(p.services[..2].iter().all(|s| s.shortfall_rps > 0.0));
+}
+
+#[test]
+fn a_spot_node_is_taken_when_interruptions_leave_it_cheaper() {
+    let spot = |interruptions_per_hour: f64| Flavor { interruptions_per_hour, ..flavor("spot", 2, 0.03) };
+    let chosen = |interruptions_per_hour: f64| {
+        let p = plan(&world(vec![loaded("a", 0, 20.0)], vec![small(), spot(interruptions_per_hour)]));
+        (p.services[0].chosen.clone().expect("feasible"), p.services[0].options.clone(), p.cost_usd_per_hour)
+    };
+    // Set-up takes 60.5 s: r·T·21 is 0.018 at one in 20 hours, 3.5 at ten an hour.
+    let (flavor, options, cost_usd) = chosen(0.05);
+    assert_eq!((flavor.as_str(), cost_usd), ("spot", 0.03), "what is paid is the plain price");
+    let plain = |o: &[schemas::allocation::FlavorOption]| {
+        o.iter().find(|o| o.flavor == "spot").map(|o| o.usd_per_million * o.capacity_rps * 3600.0 / 1e6)
+    };
+    assert!((plain(&options).expect("rated") / 0.03 - (1.0 + 0.05 * 60.5 / 3600.0 * 21.0)).abs() < 1e-9);
+    assert_eq!(chosen(10.0).0, "small");
+}

@@ -49,13 +49,15 @@ fn release_pass(packing: &mut Packing<'_>) -> (bool, BTreeSet<usize>) {
                 None
             }
         };
-        let Some((trial, moved)) = without(packing, index, &tier) else { continue };
-        if packing.nodes[index].is_new() || moved.iter().all(|&s| served_now(&trial, s)) {
-            *packing = trial;
+        let Some(before) = without(packing, index, &tier) else { continue };
+        if packing.nodes[index].is_new() || before.iter().all(|(s, _)| served_now(packing, *s)) {
             changed = true;
-        } else if let Some(prepared) = prepared(packing, &trial, index, &moved) {
-            changed |= prepared.nodes != packing.nodes;
-            *packing = prepared;
+            continue;
+        }
+        let targets = hosting_of(packing, &before);
+        take_back(packing, &before);
+        if let Some(before) = prepare(packing, index, &targets) {
+            changed |= before.iter().any(|(s, instances)| packing.instances(*s) != *instances);
             pending.insert(index);
         }
     }
@@ -65,10 +67,10 @@ fn release_pass(packing: &mut Packing<'_>) -> (bool, BTreeSet<usize>) {
 /// What saves most comes first: nodes that are not paid for beyond now, then dear ones, then those that host little.
 fn by_release_order(packing: &Packing<'_>) -> Vec<usize> {
     let mut order: Vec<usize> = (0..packing.nodes.len()).filter(|&i| packing.nodes[i].in_use()).collect();
-    let price = |i: usize| packing.problem.flavors[packing.nodes[i].flavor].usd_per_hour;
+    let price = |i: usize| packing.problem.usd_per_hour[packing.nodes[i].flavor];
     order.sort_by(|&a, &b| {
         let (x, y) = (&packing.nodes[a], &packing.nodes[b]);
-        let hosted = |n: &crate::pack::Node| n.hosts.values().sum::<u32>();
+        let hosted = |n: &crate::pack::Node| n.hosts().values().sum::<u32>();
         y.is_new()
             .cmp(&x.is_new())
             .then(x.sunk.cmp(&y.sunk))
@@ -79,15 +81,32 @@ fn by_release_order(packing: &Packing<'_>) -> Vec<usize> {
     order
 }
 
-/// The placement without one node, if all that it hosts fits elsewhere, and the services that had to move.
-fn without<'p>(
-    packing: &Packing<'p>,
+/// Services that a trial moves, with the instances that they had.
+type Before = Vec<(usize, Assignment)>;
+
+fn before(packing: &Packing<'_>, services: impl Iterator<Item = usize>) -> Before {
+    services.map(|s| (s, packing.instances(s))).collect()
+}
+
+fn take_back(packing: &mut Packing<'_>, before: &Before) {
+    for (service, instances) in before {
+        packing.assign(*service, instances);
+    }
+}
+
+fn hosting_of(packing: &Packing<'_>, moved: &Before) -> Vec<(usize, Vec<usize>)> {
+    moved.iter().map(|(s, _)| (*s, packing.hosting(*s))).collect()
+}
+
+/// Moves all that one node hosts elsewhere, if it fits there; otherwise nothing changes.
+fn without(
+    packing: &mut Packing<'_>,
     index: usize,
     tier: &dyn Fn(&Packing<'_>, usize) -> Option<u8>,
-) -> Option<(Packing<'p>, Vec<usize>)> {
-    let hosted = &packing.nodes[index].hosts;
+) -> Option<Before> {
+    let hosted = packing.nodes[index].hosts();
     let moved: Vec<usize> = packing.problem.order.iter().copied().filter(|s| hosted.contains_key(s)).collect();
-    // Most often the others are full: that is seen without a copy.
+    // Most often the others are full.
     let others_could = |&s: &usize| {
         let (_, most) = packing.limits(s);
         let all = |i: usize| i != index && tier(packing, i).is_some();
@@ -97,13 +116,16 @@ fn without<'p>(
     if !moved.iter().all(others_could) {
         return None;
     }
-    let mut trial = packing.clone();
-    trial.nodes[index].hosts.clear();
+    let before = before(packing, moved.iter().copied());
+    packing.empty(index);
     for &service in &moved {
-        let assignment = trial.cover(service, |i| tier(packing, i))?;
-        trial.assign(service, &assignment);
+        let Some(assignment) = packing.cover(service, |i| tier(packing, i)) else {
+            take_back(packing, &before);
+            return None;
+        };
+        packing.assign(service, &assignment);
     }
-    Some((trial, moved))
+    Some(before)
 }
 
 /// True when instances that serve at this moment carry the service in this placement.
@@ -116,26 +138,23 @@ fn served_now(packing: &Packing<'_>, service: usize) -> bool {
     !live.is_empty() && packing.carried_by(service, &live) >= packing.problem.demand_rps(service) - TOLERANCE_RPS
 }
 
-/// The placement in which the moved services run on their new nodes *and* still on the old one.
-fn prepared<'p>(packing: &Packing<'p>, trial: &Packing<'p>, index: usize, moved: &[usize]) -> Option<Packing<'p>> {
-    let mut both = packing.clone();
-    // New nodes of an exchange exist in the trial only.
-    both.nodes.extend(trial.nodes.iter().skip(packing.nodes.len()).cloned().map(|mut node| {
-        node.hosts.clear();
-        node
-    }));
-    for &service in moved {
-        let mut members: BTreeSet<usize> = trial.hosting(service).into_iter().collect();
+/// Lets the moved services run on their new nodes *and* still on the old one; if that cannot be, nothing changes.
+fn prepare(packing: &mut Packing<'_>, index: usize, targets: &[(usize, Vec<usize>)]) -> Option<Before> {
+    let before = before(packing, targets.iter().map(|(s, _)| *s));
+    for (service, members) in targets {
+        let mut members: BTreeSet<usize> = members.iter().copied().collect();
         members.insert(index);
         let members: Vec<usize> = members.into_iter().collect();
-        let (_, most) = both.limits(service);
-        if members.len() > most {
+        let (_, most) = packing.limits(*service);
+        let rate_rps = packing.problem.demand_rps(*service);
+        let both = if members.len() > most { None } else { packing.spread(*service, rate_rps, &members) };
+        let Some(both) = both else {
+            take_back(packing, &before);
             return None;
-        }
-        let assignment = both.spread(service, both.problem.demand_rps(service), &members)?;
-        both.assign(service, &assignment);
+        };
+        packing.assign(*service, &both);
     }
-    Some(both)
+    Some(before)
 }
 
 /// Orders a cheaper node for one that is too big for what it hosts. True if anything changed.
@@ -148,50 +167,59 @@ fn exchange_pass(packing: &mut Packing<'_>, pending: &BTreeSet<usize>, next: &mu
         if node.is_new() || !node.ready || node.sunk || pending.contains(&index) {
             continue;
         }
-        let mut best: Option<(f64, Packing<'_>, u64)> = None;
+        let mut best: Option<(f64, usize, Before)> = None;
         for flavor in 0..packing.problem.flavors.len() {
-            let Some((usd, both, after)) = exchange(packing, index, flavor, pending, *next) else { continue };
+            let Some((usd, both)) = exchange(packing, index, flavor, pending, *next) else { continue };
             if best.as_ref().is_none_or(|(b, ..)| usd < *b) {
-                best = Some((usd, both, after));
+                best = Some((usd, flavor, both));
             }
         }
-        if let Some((_, both, after)) = best {
-            *packing = both;
-            *next = after;
+        if let Some((_, flavor, both)) = best {
+            let added = packing.add(flavor, next);
+            packing.nodes[added].replacement = true;
+            take_back(packing, &both);
             return true;
         }
     }
     false
 }
 
-/// The placement with a node of `flavor` beside `index`, if that one could then be given up and it pays.
-fn exchange<'p>(
-    packing: &Packing<'p>,
+/// What would run where with a node of `flavor` beside `index`, if that one could then be given up and it pays.
+fn exchange(
+    packing: &mut Packing<'_>,
     index: usize,
     flavor: usize,
     pending: &BTreeSet<usize>,
-    next: u64,
-) -> Option<(f64, Packing<'p>, u64)> {
+    mut next: u64,
+) -> Option<(f64, Before)> {
     let problem = packing.problem;
     let settings = &problem.inputs.settings;
-    let (old, new) = (problem.flavors[packing.nodes[index].flavor], problem.flavors[flavor]);
-    let saved = old.usd_per_hour - new.usd_per_hour;
-    if saved <= 0.0 || saved < old.usd_per_hour * settings.swap_gain || !packing.quota().allows(flavor) {
+    let (old_usd, new_usd) = (problem.usd_per_hour[packing.nodes[index].flavor], problem.usd_per_hour[flavor]);
+    let saved = old_usd - new_usd;
+    if saved <= 0.0 || saved < old_usd * settings.swap_gain || !packing.quota().allows(flavor) {
         return None;
     }
-    let load_ms = packing.nodes[index].hosts.keys().filter_map(|&s| Some(problem.ladder(s, flavor)?.load_ms)).max()?;
-    let overlap_ms = new.boot_ms() + settings.image_ms + load_ms + settings.period_ms;
+    let hosted = packing.nodes[index].hosts().keys();
+    let load_ms = hosted.filter_map(|&s| Some(problem.ladder(s, flavor)?.load_ms)).max()?;
+    let overlap_ms = problem.flavors[flavor].boot_ms() + settings.image_ms + load_ms + settings.period_ms;
     let hours = |ms: i64| ms as f64 / HOUR_MS as f64;
-    if saved * hours(settings.payback_ms) < new.usd_per_hour * hours(overlap_ms) {
+    if saved * hours(settings.payback_ms) < new_usd * hours(overlap_ms) {
         return None;
     }
-    let (mut trial, mut after) = (packing.clone(), next);
-    let added = trial.add(flavor, &mut after);
-    trial.nodes[added].replacement = true;
+    let added = packing.add(flavor, &mut next);
+    packing.nodes[added].replacement = true;
     let tier = |p: &Packing<'_>, i: usize| {
         (i == added || (i != index && !pending.contains(&i) && p.nodes[i].in_use())).then_some(0)
     };
-    let (trial, moved) = without(&trial, index, &tier)?;
-    let both = prepared(packing, &trial, index, &moved)?;
-    both.nodes[added].in_use().then_some((new.usd_per_hour, both, after))
+    let found = without(packing, index, &tier).and_then(|moved| {
+        let targets = hosting_of(packing, &moved);
+        take_back(packing, &moved);
+        let old = prepare(packing, index, &targets)?;
+        let both = before(packing, targets.iter().map(|(s, _)| *s));
+        let used = packing.nodes[added].in_use();
+        take_back(packing, &old);
+        used.then_some((new_usd, both))
+    });
+    packing.nodes.pop();
+    found
 }

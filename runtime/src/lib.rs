@@ -32,11 +32,11 @@ pub use clock::{Clock, ManualClock, SharedClock, SystemClock};
 pub use health::Readiness;
 pub use metrics::SharedRegistry;
 pub use offsets::OffsetTracker;
-pub use transactions::{GroupMetadata, Transactions};
 pub use ports::{
     Bus, Delivery, Headers, OutRecord, PortError, Record, RevokeAck, Sink, Source, SourceEvent, SourceMode, SourceSpec,
     Start, TopicPartition,
 };
+pub use transactions::{GroupMetadata, Transactions};
 
 use std::sync::Arc;
 

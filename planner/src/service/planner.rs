@@ -11,7 +11,7 @@ use crate::leadership::Event;
 use crate::lease::Terms;
 use crate::ledger::{Held, Ledger};
 use crate::load::LoadState;
-use crate::metrics::{FlavorLabel, Metrics};
+use crate::metrics::{FlavorLabel, Metrics, ServiceLabel};
 use crate::model::{Flavor, Naming, Plan, PlanInputs, PreviousDemand, Service, ServiceProfile};
 use crate::provider::Provider;
 use runtime::{Bus, Context, Record};
@@ -200,6 +200,7 @@ impl Planner {
         } else {
             let Some(observed) = decode::<WorkloadObserved>(record) else { return };
             let service = observed.service.clone();
+            self.count_cold_starts(&observed);
             let load = self.loads.entry(service.clone()).or_default();
             if let Some(rate_rps) = load.observed(observed, self.config.nowcast_window.as_ms()) {
                 self.ledger.observe(&service, rate_rps);
@@ -210,6 +211,15 @@ impl Planner {
             && let Some(why) = self.is_above_plan(&service)
         {
             self.urgent = Some(why);
+        }
+    }
+
+    /// The price of scaling to zero: who comes meanwhile waits for a set-up.
+    fn count_cold_starts(&self, observed: &WorkloadObserved) {
+        let known = self.services.iter().any(|s| s.name == observed.service);
+        if self.leads() && known && !observed.simulated && self.fleet.ready_instances(&observed.service) == 0 {
+            let label = ServiceLabel { service: observed.service.clone() };
+            self.metrics.cold_start_requests.get_or_create(&label).inc_by(observed.arrivals);
         }
     }
 

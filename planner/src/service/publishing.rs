@@ -51,8 +51,7 @@ impl Planner {
     async fn publish(&mut self, inputs: &PlanInputs, decided: &Plan, changed: &[NodePlan]) -> Result<bool, Error> {
         let Some(epoch) = self.office.epoch() else { return Ok(false) };
         self.sequence += 1;
-        let stamp =
-            Stamp { epoch, sequence: self.sequence, created_at_ms: inputs.now_ms, mode: self.config.mode };
+        let stamp = Stamp { epoch, sequence: self.sequence, created_at_ms: inputs.now_ms, mode: self.config.mode };
         self.ledger.accrue(self.fleet.held(&inputs.flavors), inputs.now_ms);
         let cost = self.ledger.so_far(inputs);
         self.metrics.static_peak_usd.set(cost.usd_static_peak);

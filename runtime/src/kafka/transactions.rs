@@ -69,10 +69,7 @@ fn is_retriable(error: &KafkaError) -> bool {
 
 /// True for the codes by which a broker or librdkafka says that a newer writer has the id.
 fn is_fencing(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch
-    )
+    matches!(code, RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch)
 }
 
 fn sorted(producer: &FutureProducer, id: &str, error: &KafkaError) -> PortError {

@@ -180,6 +180,7 @@ impl FlavorSpec {
             boot_s: self.boot_s,
             quota: self.quota,
             speed: self.speed,
+            ..Flavor::default()
         }
     }
 }

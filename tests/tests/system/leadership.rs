@@ -50,6 +50,12 @@ fn signal(process: &Process, name: &str) {
     assert!(sent.is_ok_and(|s| s.success()), "kill {name} works");
 }
 
+fn metrics(process: &Process) -> String {
+    let url = format!("http://{}/metrics", process.admin);
+    tokio::task::block_in_place(|| Some(ureq::get(&url).call().ok()?.body_mut().read_to_string().ok()?))
+        .unwrap_or_default()
+}
+
 /// Takes the process out that this planner name (`<pid>-…`) belongs to.
 fn take(processes: &mut Vec<Process>, planner: &str) -> Process {
     let pid = planner.split('-').next().unwrap();
@@ -80,8 +86,7 @@ async fn leadership(brokers: Brokers) {
     let (third, leader, last) = successor(&bus, second.epoch).await;
     says("SIGSTOP", &third, last.as_ref());
     signal(&paused, "-CONT");
-    let stood_down = || paused.log_text().matches("planner stands by").count() >= 1;
-    until("the deposed planner stands by", stood_down).await;
+    until("the deposed planner stands by", || metrics(&paused).contains("barista_planner_leads 0\n")).await;
 
     // It goes on for a while beside the new one: nothing of it is accepted.
     read_until(&bus, CONTROL, |r| r.iter().filter_map(plan).filter(|p| p.epoch >= third.epoch).count() >= 4).await;
@@ -91,7 +96,10 @@ async fn leadership(brokers: Brokers) {
     assert!(epochs.windows(2).all(|e| e[0] <= e[1]), "an epoch falls in the log: {epochs:?}");
     let led: std::collections::BTreeSet<(u64, String)> =
         records.iter().filter_map(heartbeat).map(|h| (h.epoch, h.planner)).collect();
-    assert!(led.iter().map(|(epoch, _)| epoch).collect::<std::collections::BTreeSet<_>>().len() == led.len(), "{led:?}");
+    assert!(
+        led.iter().map(|(epoch, _)| epoch).collect::<std::collections::BTreeSet<_>>().len() == led.len(),
+        "{led:?}"
+    );
 
     // The active one ends in order: the deposed one, which is the last, leads without waiting for silence.
     let last_active = take(&mut standby, &leader);
