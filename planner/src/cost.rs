@@ -15,7 +15,7 @@ use crate::model::{CapacityRule, Flavor, Service, ServiceProfile, Settings};
 use crate::spot::expected_usd_per_hour;
 use schemas::allocation::FlavorOption;
 use schemas::profile::{Profile, ProfilePoint};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A node of which less than this share can be used inside the SLO is of no use.
 const LEAST_UTILISATION: f64 = 0.02;
@@ -98,8 +98,12 @@ pub fn rate(
     profiles: &[ServiceProfile],
     settings: &Settings,
 ) -> Result<Ladder, String> {
-    rate_among(service, flavor, &profiles.iter().collect::<Vec<_>>(), settings)
+    rate_among(service, flavor, &profiles.iter().collect::<Vec<_>>(), settings, &mut Rungs::default())
 }
+
+/// Rungs of one service that were computed already: flavors of one speed share them. By the profile's address, speed,
+/// workers and batch.
+pub(crate) type Rungs = BTreeMap<(usize, u64, u32, u32), Option<Rung>>;
 
 /// [`rate`], where others have sorted out which profiles may concern the service.
 pub(crate) fn rate_among(
@@ -107,11 +111,12 @@ pub(crate) fn rate_among(
     flavor: &Flavor,
     profiles: &[&ServiceProfile],
     settings: &Settings,
+    rungs: &mut Rungs,
 ) -> Result<Ladder, String> {
     let mut reasons = Vec::new();
     let mut best: Option<Ladder> = None;
     for profile in usable_profiles(service, flavor, profiles) {
-        match ladder(service, flavor, profile, settings) {
+        match ladder(service, flavor, profile, settings, rungs) {
             Ok(ladder) => {
                 let carried = |l: &Ladder| l.top().map_or(0.0, |r| r.carry_rps);
                 if best.as_ref().is_none_or(|b| carried(&ladder) > carried(b)) {
@@ -148,7 +153,13 @@ fn usable_profiles<'a>(service: &Service, flavor: &Flavor, profiles: &[&'a Servi
     fitting.into_iter().filter(|p| seen.insert(p.profile.backend.clone())).map(|p| &p.profile).collect()
 }
 
-fn ladder(service: &Service, flavor: &Flavor, profile: &Profile, settings: &Settings) -> Result<Ladder, String> {
+fn ladder(
+    service: &Service,
+    flavor: &Flavor,
+    profile: &Profile,
+    settings: &Settings,
+    known: &mut Rungs,
+) -> Result<Ladder, String> {
     let gpu = profile.backend == CUDA;
     if gpu && flavor.gpus == 0 {
         return Err("the flavor has no GPU".to_owned());
@@ -165,7 +176,10 @@ fn ladder(service: &Service, flavor: &Flavor, profile: &Profile, settings: &Sett
     let rater = Rater { service, settings, speed: flavor.speed };
     let mut rungs: Vec<Rung> = Vec::new();
     for workers in 1..=most {
-        let rated = batches.iter().filter_map(|&batch| rater.rung(profile, workers, batch));
+        let rated = batches.iter().filter_map(|&batch| {
+            let key = (std::ptr::from_ref(profile).addr(), flavor.speed.to_bits(), workers, batch);
+            *known.entry(key).or_insert_with(|| rater.rung(profile, workers, batch))
+        });
         // Best batch: carries most, the smaller one among equals.
         let best = rated.fold(None, |best: Option<Rung>, r| match best {
             Some(b) if b.carry_rps >= r.carry_rps => Some(b),

@@ -20,7 +20,7 @@
 //! Left out: an exact programme over the horizon (the state of `Packing` is what it would optimise), and the choice
 //! between lease terms by how long a load will last (flavors are compared by their price for an hour, `spot`).
 
-use crate::cost::{rate_among, usd_per_million};
+use crate::cost::{Rungs, rate_among, usd_per_million};
 use crate::demand::demand;
 use crate::lease::Terms;
 use crate::model::{Flavor, FleetNode, FleetState, Plan, PlanInputs, Service, ServiceProfile};
@@ -127,8 +127,11 @@ fn problem(inputs: &PlanInputs) -> Problem<'_> {
         profiles.entry(&profile.service).or_default().push(profile);
     }
     let of = |s: &Service| profiles.get(s.name.as_str()).map_or(&[][..], |p| p);
-    let ladders: Vec<Vec<_>> =
-        services.iter().map(|s| flavors.iter().map(|f| rate_among(s, f, of(s), &inputs.settings)).collect()).collect();
+    let rated = |s: &&Service| {
+        let mut rungs = Rungs::new();
+        flavors.iter().map(|f| rate_among(s, f, of(s), &inputs.settings, &mut rungs)).collect()
+    };
+    let ladders: Vec<Vec<_>> = services.iter().map(rated).collect();
     let mut problem = Problem {
         existing: existing(inputs, &flavors),
         inputs,

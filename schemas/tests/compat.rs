@@ -65,6 +65,7 @@ fn every_recorded_message_still_reads() {
     check::<schemas::workload::WorkloadForecast>();
     check::<schemas::allocation::FleetPlan>();
     check::<schemas::allocation::NodeAllocation>();
+    check::<schemas::allocation::PlannerHeartbeat>();
     check::<schemas::status::ExecutorStatus>();
     check::<schemas::state::ForecasterState>();
     check::<schemas::state::AggregateState>();

@@ -3,7 +3,7 @@
 use crate::failure::{Failure, Outcome};
 use crate::output;
 use planner::model::PlanInputs;
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 
 /// One planning decision.
@@ -11,12 +11,15 @@ use std::path::PathBuf;
 pub struct Args {
     /// Inputs as JSON; `-` or nothing reads stdin.
     inputs: Option<PathBuf>,
-    /// For a person: options, margin and what bound each decision; without it, JSON.
+    /// With its reasons: options, margin and what bound each decision. A table on a terminal, JSON in a pipe.
     #[arg(long)]
     explain: bool,
-    /// For a program.
-    #[arg(long)]
+    /// For a program, on a terminal too.
+    #[arg(long, conflicts_with = "text")]
     json: bool,
+    /// For a person, in a pipe too.
+    #[arg(long)]
+    text: bool,
 }
 
 /// Runs it.
@@ -39,7 +42,8 @@ pub fn run(args: Args) -> Outcome {
         return Err(Failure::Usage(format!("{from}: {}", problems.join("; "))));
     }
     let explanation = planner::explain::explain(&inputs);
-    if args.json || !args.explain {
+    let for_a_person = args.text || (args.explain && !args.json && std::io::stdout().is_terminal());
+    if !for_a_person {
         return output::print_json(&explanation);
     }
     output::print_line(&explanation.table())

@@ -29,7 +29,7 @@ use load::Load;
 use meter::RateMeter;
 use plans::Plans;
 use runtime::Record;
-use schemas::allocation::{FLEET_KEY, FleetPlan, NODE_KEY_PREFIX};
+use schemas::allocation::{FLEET_KEY, FleetPlan, NODE_KEY_PREFIX, PLANNER_KEY};
 use schemas::status::{ExecutorStatus, ScalingEvent};
 use schemas::topics::{
     ALLOCATION_CONTROL, TELEMETRY_REJECTED, TELEMETRY_VEHICLE, WORKLOAD_FORECAST, WORKLOAD_OBSERVED,
@@ -196,6 +196,8 @@ impl State {
     fn control(&mut self, record: &Record) -> Applied {
         match (record.key_str(), &record.value) {
             (FLEET_KEY, Some(_)) => self.read(record, Self::plan),
+            // It lives: its plans say all that is shown.
+            (PLANNER_KEY, Some(_)) => Applied::Taken,
             // The nodes' shares repeat the fleet plan; the tombstone of one says that its node is retired.
             (key, None) => key.strip_prefix(NODE_KEY_PREFIX).map_or(Applied::Unknown, |_| Applied::Taken),
             (key, Some(_)) if key.starts_with(NODE_KEY_PREFIX) => Applied::Taken,
