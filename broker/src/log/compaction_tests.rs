@@ -81,6 +81,26 @@ fn newest(content: &Content) -> BTreeMap<Option<String>, (i64, Option<String>)> 
     content.iter().map(|(offset, key, value)| (key.clone(), (*offset, value.clone()))).collect()
 }
 
+/// A consumer that stands where nothing is left reads on with what comes behind.
+#[test]
+fn compaction_does_not_move_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let partition = open(dir.path());
+    for i in 0..100 {
+        put(&partition, &[entry("k", &format!("v{i}"), i)], PLAIN);
+    }
+    partition.housekeep(0, &rules());
+    for partition in [partition, open(dir.path())] {
+        assert_eq!(partition.watermarks().start, 0);
+        let left = content(&partition);
+        for at in [0, 1, 40] {
+            let read = partition.read(at, 10_000, true, Isolation::Uncommitted).unwrap();
+            assert!(!read.records.is_empty(), "nothing from {at} on");
+        }
+        assert!(left.len() < 20 && left.last().is_some_and(|r| r.0 == 99), "{left:?}");
+    }
+}
+
 #[test]
 fn tombstones_go_after_their_time_and_not_before() {
     let dir = tempfile::tempdir().unwrap();

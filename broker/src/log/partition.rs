@@ -342,7 +342,7 @@ impl Partition {
         let is_there = inner.state.segments().any(|s| s.base == base);
         let outcome = if !is_there || inner.is_deleted {
             replacement.discard()
-        } else if replacement.is_empty && inner.state.follows_closed(base) {
+        } else if replacement.is_empty && inner.state.is_inner(base) {
             let dropped = Effect::Drop { base };
             replacement.discard().and_then(|()| self.carry_out(&mut inner, now_ms, &dropped, &[]))
         } else {

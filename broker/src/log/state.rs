@@ -408,10 +408,12 @@ impl LogState {
         self.producers.expire(now_ms, PRODUCER_IDLE_MS);
     }
 
-    /// Whether a closed segment comes after the one at `base`, so that the end of the log can still
-    /// be told from the files when it is gone.
-    pub(crate) fn follows_closed(&self, base: i64) -> bool {
-        self.closed().last().is_some_and(|last| last.base > base)
+    /// Whether the segment at `base` may be left out when compaction has emptied it: one in front
+    /// tells where the log starts (compaction does not move that), and a closed one behind where it
+    /// ends, also to a restart.
+    pub(crate) fn is_inner(&self, base: i64) -> bool {
+        let first = self.segments.keys().next().is_some_and(|first| *first < base);
+        first && self.closed().last().is_some_and(|last| last.base > base)
     }
 
     /// Puts the compacted form of a closed segment in its place.

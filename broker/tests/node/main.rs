@@ -1,0 +1,12 @@
+//! The broker as a process, over the wire: what it promises when it is killed, fed nonsense, or
+//! short of disk.
+//!
+//! Map: [`client`] speaks the protocol, [`child`] is a broker that can be killed; [`history`] checks
+//! what clients were told (pure), [`workload`] are the clients, [`kills`] the check itself.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod child;
+mod client;
+mod history;
+mod kills;
+mod workload;
