@@ -59,6 +59,19 @@ impl Child {
         Self::start("broker", &[folder.to_str().context("a path in UTF-8")?, listen])
     }
 
+    /// A broker with the settings that an embedding program starts from.
+    pub(crate) fn ordinary_broker(folder: &Path, listen: &str) -> Result<Self> {
+        Self::start("ordinary broker", &[folder.to_str().context("a path in UTF-8")?, listen])
+    }
+
+    /// What the kernel says about its memory.
+    pub(crate) fn memory(&self) -> Result<String> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+        let lines = status.lines().filter(|line| line.starts_with("VmRSS") || line.starts_with("VmHWM"));
+        let words = lines.flat_map(str::split_whitespace).collect::<Vec<_>>();
+        Ok(words.join(" "))
+    }
+
     /// A consumer in `group` that has got all it can of `topic`.
     pub(crate) fn consumer(target: &Target, group: &str, topic: &str) -> Result<Self> {
         Self::start("consumer", &[&target.bootstrap, group, topic])
@@ -85,7 +98,8 @@ fn act() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         match (role.as_str(), arguments.as_slice()) {
-            ("broker", [folder, listen]) => be_broker(folder, listen).await,
+            ("broker", [folder, listen]) => be_broker(folder, listen, Some(256 << 10)).await,
+            ("ordinary broker", [folder, listen]) => be_broker(folder, listen, None).await,
             ("consumer", [bootstrap, group, topic]) => be_consumer(bootstrap, group, topic).await,
             other => panic!("no such child: {other:?}"),
         }
@@ -98,10 +112,10 @@ fn ready(what: &str) {
     out.flush().unwrap();
 }
 
-async fn be_broker(folder: &str, listen: &str) {
+async fn be_broker(folder: &str, listen: &str, segment_bytes: Option<u64>) {
     let mut config = Config::new(folder);
     config.listen = listen.parse().unwrap();
-    config.segment_bytes = 256 << 10;
+    config.segment_bytes = segment_bytes.unwrap_or(config.segment_bytes);
     let broker = Broker::start(config).await.unwrap();
     ready(&broker.bootstrap());
     std::future::pending::<()>().await;

@@ -18,8 +18,8 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-/// A check may take this long; the slowest wait for session time-outs.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(90);
+/// A check may take this long; the slowest wait for session time-outs, or start Java a dozen times.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(180);
 /// How long a condition is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 

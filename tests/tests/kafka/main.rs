@@ -7,8 +7,7 @@
 //! that it says so at once.
 //!
 //! `crash` and `faults` hold what only makes sense for a broker whose process and files we own;
-//! `latency` is measured by hand: `cargo test --release -p tests --test kafka latency -- --ignored
-//! --nocapture`.
+//! `latency` and `throughput` are measured by hand (docs/benchmarks/broker.md).
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod admin;
@@ -18,10 +17,12 @@ mod faults;
 mod fetch;
 mod groups;
 mod harness;
+mod java;
 mod kcat;
 mod latency;
 mod rebalance;
 mod records;
+mod throughput;
 mod transactions;
 mod wire;
 
@@ -70,5 +71,6 @@ conformance! {
         partitions_are_added, records_are_deleted, produce_creates_topic, consume_creates_no_topic,
         recreated_topic_starts_empty;
     kcat: produce_consume_and_list;
+    java: console_tools;
     transactions: commit_and_abort, open_transaction_is_hidden, zombie_is_fenced;
 }
