@@ -173,3 +173,7 @@ impl Requests {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::groups::member::{Join, Joined};
 
 const LIMITS: Limits =
     Limits { min_session_timeout_ms: 100, max_session_timeout_ms: 60_000, initial_delay_ms: 0, max_members: 8 };

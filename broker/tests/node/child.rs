@@ -33,7 +33,21 @@ impl Victim {
 
     /// Starts it again on what it left; returns when it serves.
     pub(crate) fn restart(&mut self) -> io::Result<()> {
-        let mut process = Command::new(std::env::current_exe()?)
+        self.run(Command::new(std::env::current_exe()?))
+    }
+
+    /// The same, but no file may grow beyond `kib`: a write that would is cut short in the middle
+    /// and then refused, as on a disk that is full.
+    pub(crate) fn restart_on_a_small_disk(&mut self, kib: u32) -> io::Result<()> {
+        let mut shell = Command::new("bash");
+        // Without the trap the kernel's signal would end the process.
+        shell.args(["-c", &format!("trap '' XFSZ; ulimit -f {kib}; exec \"$0\" \"$@\"")]);
+        shell.arg(std::env::current_exe()?);
+        self.run(shell)
+    }
+
+    fn run(&mut self, mut command: Command) -> io::Result<()> {
+        let mut process = command
             .args(["child::act", "--exact", "--nocapture", "--test-threads=1"])
             .env(FOLDER, &self.folder)
             .env(LISTEN, self.address.to_string())

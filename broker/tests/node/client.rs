@@ -152,23 +152,6 @@ impl Client {
         let mut partitions = answer.responses.into_iter().flat_map(|topic| topic.partitions);
         partitions.next().ok_or_else(|| invalid("no partition in the answer"))
     }
-
-    /// Sends raw bytes; for nonsense.
-    pub(crate) fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes)
-    }
-
-    /// Whether the peer hangs up (true) or answers (false); no answer in `within` is an error.
-    pub(crate) fn is_hung_up(&mut self, within: Duration) -> io::Result<bool> {
-        self.stream.set_read_timeout(Some(within))?;
-        let outcome = match self.stream.read(&mut [0; 64]) {
-            Ok(count) => Ok(count == 0),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(true),
-            Err(error) => Err(error),
-        };
-        self.stream.set_read_timeout(Some(PATIENCE))?;
-        outcome
-    }
 }
 
 /// Who numbers a batch.
@@ -183,8 +166,13 @@ pub(crate) struct Numbering {
 /// Nobody numbers it.
 pub(crate) const PLAIN: Numbering = Numbering { producer_id: -1, epoch: -1, sequence: -1, transactional: false };
 
-/// A batch of values, all under one key.
+/// A batch of values of long ago, all under one key.
 pub(crate) fn batch(key: &str, values: &[String], numbering: Numbering) -> Bytes {
+    batch_at(1_700_000_000_000, key, values, numbering)
+}
+
+/// A batch of values with this timestamp.
+pub(crate) fn batch_at(timestamp: i64, key: &str, values: &[String], numbering: Numbering) -> Bytes {
     let records: Vec<Record> = values
         .iter()
         .zip(0..)
@@ -198,7 +186,7 @@ pub(crate) fn batch(key: &str, values: &[String], numbering: Numbering) -> Bytes
             timestamp_type: TimestampType::Creation,
             offset: i64::from(i),
             sequence: numbering.sequence.wrapping_add(i),
-            timestamp: 1_700_000_000_000,
+            timestamp,
             key: Some(Bytes::from(key.to_owned())),
             value: Some(Bytes::from(value.clone())),
             headers: Default::default(),
