@@ -71,7 +71,8 @@ pub struct Config {
     pub group_max_session_timeout_ms: i32,
     /// How long the first rebalance of an empty group waits for more members, in milliseconds.
     pub group_initial_rebalance_delay_ms: i32,
-    /// Offsets of a group without members are forgotten after this long, in milliseconds.
+    /// Offsets of a group without members are forgotten after this long (at most a tenth later), in
+    /// milliseconds: counted from their commit or the end of the group's last member.
     pub offsets_retention_ms: i64,
     /// Longest transaction time-out that a producer may ask for.
     pub transaction_max_timeout_ms: i32,

@@ -43,6 +43,8 @@ pub(crate) struct Context {
     /// Held while a transaction is ended, before any other lock.
     endings: Mutex<()>,
     unique: AtomicU64,
+    /// When everything had been opened.
+    started_ms: i64,
 }
 
 /// Wall clock in milliseconds.
@@ -96,6 +98,7 @@ impl Context {
             producer_ids: Mutex::new(0..0),
             endings: Mutex::new(()),
             unique: AtomicU64::new(0),
+            started_ms: now_ms(),
         };
         ending::recover(&context);
         Ok(context)
@@ -157,7 +160,7 @@ impl Context {
         let keep_ms = self.config.offsets_retention_ms;
         let expired = self.store.update(|catalog| {
             let live = |group: &str| self.groups.is_live(group);
-            Ok::<_, ResponseError>(((), catalog.plan_offset_expiry(now_ms, keep_ms, live)))
+            Ok::<_, ResponseError>(((), catalog.plan_offset_expiry(now_ms, self.started_ms, keep_ms, live)))
         });
         // The store has logged why; expiry is tried again next time.
         expired.unwrap_or_default();

@@ -25,6 +25,7 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
             .prop_map(|((topic, partition), offset)| { Event::LogStartMoved { topic, partition, offset } }),
         (name(), proptest::collection::vec((partition(), committed), 1..4))
             .prop_map(|(group, offsets)| Event::OffsetsCommitted { group, offsets }),
+        (name(), 0i64..10_000).prop_map(|(group, at_ms)| Event::OffsetsKept { group, at_ms }),
         (name(), proptest::collection::vec(partition(), 0..3))
             .prop_map(|(group, partitions)| Event::OffsetsForgotten { group, partitions }),
         name().prop_map(|group| Event::GroupForgotten { group }),
@@ -75,12 +76,32 @@ fn offsets_expire_when_old_and_unused() {
         commit("fresh", 900, 0),
         commit("live", 0, 0),
     ]);
-    let events = catalog.plan_offset_expiry(1000, 500, |group| group == "live");
+    let is_live = |group: &str| group == "live";
+    let kept = Event::OffsetsKept { group: "live".into(), at_ms: 1000 };
     let expected = [
+        kept.clone(),
         Event::OffsetsForgotten { group: "mixed".into(), partitions: vec![("t".into(), 0)] },
         Event::GroupForgotten { group: "old".into() },
     ];
-    assert_eq!(events, expected);
+    assert_eq!(catalog.plan_offset_expiry(1000, 0, 500, is_live), expected);
+    // Right after a start nothing goes.
+    assert_eq!(catalog.plan_offset_expiry(1000, 990, 500, is_live), [kept]);
+}
+
+/// A group that lived for long without a commit keeps its offsets for their whole time afterwards.
+#[test]
+fn offsets_are_kept_from_the_end_of_their_group() {
+    let committed = Committed { offset: 1, leader_epoch: 0, metadata: String::new(), at_ms: 0 };
+    let offsets = vec![(("t".to_owned(), 0), committed)];
+    let mut catalog = after(&[Event::OffsetsCommitted { group: "g".into(), offsets }]);
+    for now in 0..5000 {
+        for event in catalog.plan_offset_expiry(now, 0, 500, |_| true) {
+            catalog.evolve(event);
+        }
+    }
+    let forgotten = |now| !catalog.plan_offset_expiry(now, 0, 500, |_| false).is_empty();
+    let first = (5000..).find(|now| forgotten(*now)).unwrap();
+    assert!((5500..=5550).contains(&first), "{first}");
 }
 
 #[test]

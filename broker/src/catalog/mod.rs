@@ -23,6 +23,8 @@ use crate::transactions::ledger::{Change, Ledger};
 const MAX_TOPIC_NAME: usize = 249;
 /// Producer ids are handed out from blocks of this size, so that not every one is a write.
 const PRODUCER_ID_BLOCK: i64 = 1000;
+/// Longest time after a start in which no offsets are forgotten.
+const RETURN_MS: i64 = 600_000;
 
 /// The unique id of a topic: a topic that is deleted and created again has another one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -122,6 +124,11 @@ pub(crate) enum Event {
         group: String,
         offsets: Vec<(TopicPartition, Committed)>,
     },
+    /// The offsets of a group are in use at this time.
+    OffsetsKept {
+        group: String,
+        at_ms: i64,
+    },
     OffsetsForgotten {
         group: String,
         partitions: Vec<TopicPartition>,
@@ -211,16 +218,38 @@ impl Catalog {
         (Event::ProducerIdsReserved { below }, from..below)
     }
 
-    /// Offsets to forget: committed longer than `keep_ms` ago by groups that `is_live` disowns.
-    pub(crate) fn plan_offset_expiry(&self, now_ms: i64, keep_ms: i64, is_live: impl Fn(&str) -> bool) -> Vec<Event> {
+    /// Forgets offsets that nobody has needed for `keep_ms`, counted from their commit or from the
+    /// end of their group's last member, whichever is later.
+    ///
+    /// The time of a live group's offsets is renewed whenever a tenth of `keep_ms` has passed, so
+    /// that offsets go at most that much late and never early, kills included. For a while after
+    /// `started_ms`, the start of the broker, nothing goes: members of before may come back.
+    pub(crate) fn plan_offset_expiry(
+        &self,
+        now_ms: i64,
+        started_ms: i64,
+        keep_ms: i64,
+        is_live: impl Fn(&str) -> bool,
+    ) -> Vec<Event> {
+        let slack_ms = keep_ms / 10;
+        let age_ms = |committed: &Committed| now_ms.saturating_sub(committed.at_ms);
+        let may_forget = now_ms.saturating_sub(started_ms) >= slack_ms.min(RETURN_MS);
         let mut events = Vec::new();
-        for (group, offsets) in self.offsets.iter().filter(|(group, _)| !is_live(group)) {
-            let old = offsets.iter().filter(|(_, c)| now_ms.saturating_sub(c.at_ms) >= keep_ms);
+        for (group, offsets) in &self.offsets {
+            let group = group.clone();
+            if is_live(&group) {
+                if offsets.values().any(|committed| age_ms(committed) >= slack_ms.max(1)) {
+                    events.push(Event::OffsetsKept { group, at_ms: now_ms });
+                }
+                continue;
+            }
+            let is_old = |committed: &Committed| age_ms(committed) >= keep_ms.saturating_add(slack_ms);
+            let old = offsets.iter().filter(|(_, committed)| may_forget && is_old(committed));
             let partitions: Vec<_> = old.map(|(partition, _)| partition.clone()).collect();
             if partitions.len() == offsets.len() {
-                events.push(Event::GroupForgotten { group: group.clone() });
+                events.push(Event::GroupForgotten { group });
             } else if !partitions.is_empty() {
-                events.push(Event::OffsetsForgotten { group: group.clone(), partitions });
+                events.push(Event::OffsetsForgotten { group, partitions });
             }
         }
         events
@@ -250,6 +279,10 @@ impl Catalog {
             }),
             Event::OffsetsCommitted { group, offsets } => {
                 self.offsets.entry(group).or_default().extend(offsets);
+            }
+            Event::OffsetsKept { group, at_ms } => {
+                let offsets = self.offsets.get_mut(&group).into_iter().flat_map(BTreeMap::values_mut);
+                offsets.for_each(|committed| committed.at_ms = committed.at_ms.max(at_ms));
             }
             Event::OffsetsForgotten { group, partitions } => {
                 if let Some(offsets) = self.offsets.get_mut(&group) {

@@ -74,7 +74,7 @@ fn old_records_go_and_young_ones_stay() {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as i64;
     let filler = "x".repeat(500);
     let put = |client: &mut Client, timestamp| {
-        let batch = client::batch_at(timestamp, "k", &[filler.clone()], PLAIN);
+        let batch = client::batch_at(timestamp, "k", std::slice::from_ref(&filler), PLAIN);
         assert_eq!(client.produce(TOPIC, 0, batch, None).unwrap().error_code, 0);
     };
     for _ in 0..40 {

@@ -3,7 +3,7 @@
 //!
 //! Map: [`client`] speaks the protocol, [`child`] is a broker that can be killed; [`history`] checks
 //! what clients were told (pure), [`workload`] are the clients, [`kills`] the check itself; [`disk`] is what
-//! full disks and retention leave.
+//! full disks and retention leave, [`offsets`] how long committed offsets stay.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod child;
@@ -11,4 +11,5 @@ mod client;
 mod disk;
 mod history;
 mod kills;
+mod offsets;
 mod workload;
