@@ -184,7 +184,10 @@ fn a_passing_error_costs_one_batch() {
         let before = driver.counters();
         assert!(model.worker().is_err(), "an allocation fails half way");
         let after = driver.counters();
-        assert_eq!((after.device_bytes, after.pinned_buffers, after.streams), (before.device_bytes, before.pinned_buffers, before.streams));
+        assert_eq!(
+            (after.device_bytes, after.pinned_buffers, after.streams),
+            (before.device_bytes, before.pinned_buffers, before.streams)
+        );
     }
 }
 

@@ -21,13 +21,34 @@ const INSTRUCTION_LIMIT: u64 = 200_000_000;
 /// Work on a stream.
 #[derive(Debug, Clone)]
 pub(crate) enum Work {
-    Kernel { kernel: Arc<Kernel>, grid: [u32; 3], block: [u32; 3], dynamic_shared: usize, params: Vec<u8> },
+    Kernel {
+        kernel: Arc<Kernel>,
+        grid: [u32; 3],
+        block: [u32; 3],
+        dynamic_shared: usize,
+        params: Vec<u8>,
+    },
     /// From the host: pinned memory is read when the copy runs, other memory was read when it was asked for.
-    Upload { to: u64, from: HostBytes },
+    Upload {
+        to: u64,
+        from: HostBytes,
+    },
     /// To the host.
-    Download { to: usize, from: u64, len: usize },
-    Copy { to: u64, from: u64, len: usize },
-    Fill { to: u64, value: u8, len: usize },
+    Download {
+        to: usize,
+        from: u64,
+        len: usize,
+    },
+    Copy {
+        to: u64,
+        from: u64,
+        len: usize,
+    },
+    Fill {
+        to: u64,
+        value: u8,
+        len: usize,
+    },
     Record(u64),
     Wait(u64),
 }
@@ -40,7 +61,13 @@ pub(crate) enum HostBytes {
 
 /// What can be made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Call { Alloc, Launch, GraphLaunch, Synchronize, HostAlloc }
+pub(crate) enum Call {
+    Alloc,
+    Launch,
+    GraphLaunch,
+    Synchronize,
+    HostAlloc,
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct Driver {
@@ -176,8 +203,14 @@ impl Driver {
             Work::Kernel { kernel, grid, block, dynamic_shared, params } => {
                 self.launches += 1;
                 let order = self.order;
-                let shape =
-                    Launch { grid, block, dynamic_shared, params: &params, order, instruction_limit: INSTRUCTION_LIMIT };
+                let shape = Launch {
+                    grid,
+                    block,
+                    dynamic_shared,
+                    params: &params,
+                    order,
+                    instruction_limit: INSTRUCTION_LIMIT,
+                };
                 match launch(&kernel, shape, &mut self.memory) {
                     Ok(stats) => self.instructions += stats.instructions,
                     Err(fault) => return self.stick(fault.to_string()),

@@ -27,7 +27,9 @@ pub fn library() -> Result<PathBuf, String> {
     let exe = std::env::current_exe().map_err(|e| e.to_string())?;
     let folders = exe.ancestors().skip(1).take(2);
     let found = folders.map(|folder| folder.join("libfakecuda.so")).find(|path| path.is_file());
-    found.ok_or_else(|| format!("no libfakecuda.so near {}: cargo builds it with the tests of `executor`", exe.display()))
+    found.ok_or_else(|| {
+        format!("no libfakecuda.so near {}: cargo builds it with the tests of `executor`", exe.display())
+    })
 }
 
 /// Loads the stand-in, so that whoever asks for `libcuda.so.1` from now on gets it.
@@ -57,7 +59,8 @@ impl Installed {
         let mut out = Counters::default();
         // SAFETY: the function has this signature.
         unsafe {
-            let call: unsafe extern "C" fn(*mut Counters) -> c_int = std::mem::transmute(self.symbol(c"fakecuda_counters"));
+            let call: unsafe extern "C" fn(*mut Counters) -> c_int =
+                std::mem::transmute(self.symbol(c"fakecuda_counters"));
             call(&mut out);
         }
         out

@@ -26,7 +26,8 @@ fn activate(v: f32, act: i32) -> f32 {
 #[test]
 fn products() {
     let mut d = Device::new(&SOURCES);
-    let sizes = [(1, 1, 1), (3, 5, 7), (64, 64, 16), (65, 67, 17), (4, 8, 12), (130, 132, 68), (37, 64, 100), (128, 4, 4)];
+    let sizes =
+        [(1, 1, 1), (3, 5, 7), (64, 64, 16), (65, 67, 17), (4, 8, 12), (130, 132, 68), (37, 64, 100), (128, 4, 4)];
     for (case, (m, n, k)) in sizes.into_iter().enumerate() {
         for batch in [1usize, 3] {
             let (act, bias_mode) = (case as i32 % 4, (case as i32 + batch as i32) % 3);
@@ -36,7 +37,8 @@ fn products() {
             for z in 0..batch {
                 for r in 0..m {
                     for c in 0..n {
-                        let dot: f64 = (0..k).map(|i| f64::from(a[r * k + i]) * f64::from(b[(z * k + i) * n + c])).sum();
+                        let dot: f64 =
+                            (0..k).map(|i| f64::from(a[r * k + i]) * f64::from(b[(z * k + i) * n + c])).sum();
                         let bias = [0.0, bias[c], bias[r]][bias_mode as usize];
                         want.push(activate(dot as f32 + bias, act));
                     }
@@ -50,9 +52,26 @@ fn products() {
                 for order in [Order::default(), Order { blocks_reversed: true, warps_reversed: true }] {
                     d.order = order;
                     let pc = d.empty(batch * m * n);
-                    let args = [P(pa), P(pb), P(pbias), P(pc), I(m as i32), I(n as i32), I(k as i32), I(1), I(batch as i32), I(bias_mode), I(act)];
+                    let args = [
+                        P(pa),
+                        P(pb),
+                        P(pbias),
+                        P(pc),
+                        I(m as i32),
+                        I(n as i32),
+                        I(k as i32),
+                        I(1),
+                        I(batch as i32),
+                        I(bias_mode),
+                        I(act),
+                    ];
                     d.run(name, [over(n, 64), over(m, 64), batch as u32], [256, 1, 1], &args);
-                    assert_close(&d.download(pc, batch * m * n), &want, 1e-5, &format!("{name} {m}x{n}x{k} batch {batch}"));
+                    assert_close(
+                        &d.download(pc, batch * m * n),
+                        &want,
+                        1e-5,
+                        &format!("{name} {m}x{n}x{k} batch {batch}"),
+                    );
                 }
             }
             if batch == 1 && bias_mode != 2 {
@@ -95,14 +114,29 @@ fn softmax_and_norms() {
         assert_close(&d.download(py, total), &want, 1e-5, &format!("softmax {what}"));
 
         let py = d.empty(total);
-        d.run("rms_norm_f32", [(outer * inner) as u32, 1, 1], [128, 1, 1], &[P(px), P(py), sizes[1], sizes[2], F(1e-5)]);
+        d.run(
+            "rms_norm_f32",
+            [(outer * inner) as u32, 1, 1],
+            [128, 1, 1],
+            &[P(px), P(py), sizes[1], sizes[2], F(1e-5)],
+        );
         let rms = |x: &[f32]| (x.iter().map(|v| v * v).sum::<f32>() / x.len() as f32 + 1e-5).sqrt();
-        assert_close(&d.download(py, total), &lines(&|x| x.iter().map(|v| v / rms(x)).collect()), 1e-5, &format!("rms {what}"));
+        assert_close(
+            &d.download(py, total),
+            &lines(&|x| x.iter().map(|v| v / rms(x)).collect()),
+            1e-5,
+            &format!("rms {what}"),
+        );
 
         if inner == 1 {
             let (gain, shift) = (noise(n, 5), noise(n, 6));
             let (pg, ps, py) = (d.upload(&gain), d.upload(&shift), d.empty(total));
-            d.run("layer_norm_f32", [outer as u32, 1, 1], [128, 1, 1], &[P(px), P(pg), P(ps), P(py), sizes[1], F(1e-5)]);
+            d.run(
+                "layer_norm_f32",
+                [outer as u32, 1, 1],
+                [128, 1, 1],
+                &[P(px), P(pg), P(ps), P(py), sizes[1], F(1e-5)],
+            );
             let want = lines(&|x| {
                 let mean = x.iter().sum::<f32>() / n as f32;
                 let var = x.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / n as f32;
@@ -122,10 +156,17 @@ fn softmax_and_norms() {
                 continue;
             }
             let per_line = lines(&|x| vec![reduce(x); n]);
-            let want: Vec<f32> =
-                (0..outer).flat_map(|o| (0..inner).map(move |i| (o, i))).map(|(o, i)| per_line[o * n * inner + i]).collect();
+            let want: Vec<f32> = (0..outer)
+                .flat_map(|o| (0..inner).map(move |i| (o, i)))
+                .map(|(o, i)| per_line[o * n * inner + i])
+                .collect();
             let py = d.empty(outer * inner);
-            d.run("reduce_col_f32", [over(outer * inner, 128), 1, 1], [128, 1, 1], &[P(px), P(py), sizes[0], sizes[1], sizes[2], I(op)]);
+            d.run(
+                "reduce_col_f32",
+                [over(outer * inner, 128), 1, 1],
+                [128, 1, 1],
+                &[P(px), P(py), sizes[0], sizes[1], sizes[2], I(op)],
+            );
             assert_close(&d.download(py, outer * inner), &want, 1e-5, &format!("reduce_col {op} {what}"));
             if inner == 1 {
                 let py = d.empty(outer);
@@ -138,7 +179,15 @@ fn softmax_and_norms() {
 
 #[derive(Debug, Clone, Copy)]
 struct Conv {
-    n: usize, ci: usize, h: usize, w: usize, co: usize, k: (usize, usize), s: (usize, usize), p: (usize, usize), d: (usize, usize),
+    n: usize,
+    ci: usize,
+    h: usize,
+    w: usize,
+    co: usize,
+    k: (usize, usize),
+    s: (usize, usize),
+    p: (usize, usize),
+    d: (usize, usize),
 }
 
 impl Conv {
@@ -264,7 +313,22 @@ fn convolutions() {
             }
             let py = d.empty(want.len());
             let mut args = vec![P(px), P(py)];
-            args.extend(ints(&[c.n * c.ci, c.h, c.w, c.k.0, c.k.1, oh, ow, c.s.0, c.s.1, c.p.0, c.p.1, c.d.0, c.d.1, mode]));
+            args.extend(ints(&[
+                c.n * c.ci,
+                c.h,
+                c.w,
+                c.k.0,
+                c.k.1,
+                oh,
+                ow,
+                c.s.0,
+                c.s.1,
+                c.p.0,
+                c.p.1,
+                c.d.0,
+                c.d.1,
+                mode,
+            ]));
             d.run("pool_f32", [over(want.len(), 128), 1, 1], [128, 1, 1], &args);
             assert_close(&d.download(py, want.len()), &want, 1e-5, &format!("pool {mode} {what}"));
         }
@@ -275,8 +339,12 @@ fn convolutions() {
 fn a_recurrent_step() {
     let mut d = Device::new(&SOURCES);
     for (rows, hidden) in [(1usize, 1usize), (3, 7), (2, 64), (5, 37), (1, 130)] {
-        let (xw, r, rb, h) =
-            (noise(rows * 3 * hidden, 12), noise(3 * hidden * hidden, 13), noise(3 * hidden, 14), noise(rows * hidden, 15));
+        let (xw, r, rb, h) = (
+            noise(rows * 3 * hidden, 12),
+            noise(3 * hidden * hidden, 13),
+            noise(3 * hidden, 14),
+            noise(rows * hidden, 15),
+        );
         let mut rt = vec![0.0; r.len()];
         for g in 0..3 * hidden {
             for k in 0..hidden {
@@ -285,7 +353,8 @@ fn a_recurrent_step() {
         }
         let mut want = Vec::new();
         for row in 0..rows {
-            let gate = |g: usize| -> f32 { (0..hidden).map(|k| h[row * hidden + k] * r[g * hidden + k]).sum::<f32>() + rb[g] };
+            let gate =
+                |g: usize| -> f32 { (0..hidden).map(|k| h[row * hidden + k] * r[g * hidden + k]).sum::<f32>() + rb[g] };
             for u in 0..hidden {
                 let x = |g: usize| xw[row * 3 * hidden + g * hidden + u];
                 let (z, r) = (activate(x(0) + gate(u), 2), activate(x(1) + gate(hidden + u), 2));
@@ -296,7 +365,17 @@ fn a_recurrent_step() {
         for with_y in [false, true] {
             let (px, pr, pb, ph) = (d.upload(&xw), d.upload(&rt), d.upload(&rb), d.upload(&h));
             let (next, y) = (d.empty(rows * hidden), d.empty(rows * hidden));
-            let args = [P(px), P(pr), P(pb), P(ph), P(next), P(if with_y { y } else { 0 }), I(hidden as i32), I(3 * hidden as i32), I(hidden as i32)];
+            let args = [
+                P(px),
+                P(pr),
+                P(pb),
+                P(ph),
+                P(next),
+                P(if with_y { y } else { 0 }),
+                I(hidden as i32),
+                I(3 * hidden as i32),
+                I(hidden as i32),
+            ];
             d.run("gru_step_f32", [over(hidden, 32), rows as u32, 1], [32, 8, 1], &args);
             assert_close(&d.download(next, want.len()), &want, 1e-5, &format!("gru {rows} {hidden}"));
             if with_y {
@@ -327,22 +406,55 @@ fn chains() {
     let (a, b, c) = (noise(n, 16), noise(5, 17), noise(21, 18));
     let (pa, pb, pc) = (d.upload(&a), d.upload(&b), d.upload(&c));
     // tanh(max((a * b) - c, 0.1)) / 2 with b along the middle and c along the outer two others
-    let p = program(&dims, &[&[35, 7, 1], &[0, 1, 0], &[7, 0, 1]], &[(0, 0, 0.0), (4, 1, 0.0), (2, 2, 0.0), (7, -1, 0.1), (34, -1, 0.0), (4, -1, 0.5)]);
+    let p = program(
+        &dims,
+        &[&[35, 7, 1], &[0, 1, 0], &[7, 0, 1]],
+        &[(0, 0, 0.0), (4, 1, 0.0), (2, 2, 0.0), (7, -1, 0.1), (34, -1, 0.0), (4, -1, 0.5)],
+    );
     let (pp, py) = (d.upload_ints(&p), d.empty(n));
-    d.run("chain_f32", [over(n, 256), 1, 1], [256, 1, 1], &[P(pp), P(pa), P(pb), P(pc), P(pa), P(pa), P(pa), P(py), I(n as i32)]);
+    d.run(
+        "chain_f32",
+        [over(n, 256), 1, 1],
+        [256, 1, 1],
+        &[P(pp), P(pa), P(pb), P(pc), P(pa), P(pa), P(pa), P(py), I(n as i32)],
+    );
     let want: Vec<f32> = (0..n).map(|i| (a[i] * b[i / 7 % 5] - c[i / 35 * 7 + i % 7]).max(0.1).tanh() / 2.0).collect();
     assert_close(&d.download(py, n), &want, 1e-5, "chain");
 
     type Reference = fn(f32, f32) -> f32;
     let all: [(i32, Reference); 32] = [
-        (1, |a, v| a + v), (2, |a, v| a - v), (3, |a, v| v - a), (4, |a, v| a * v), (5, |a, v| a / v), (6, |a, v| v / a),
-        (7, |a, v| a.max(v)), (8, |a, v| a.min(v)), (9, |a, v| a.powf(v)), (10, |a, v| v.powf(a)), (32, |a, _| a.max(0.0)),
-        (33, |a, _| 1.0 / (1.0 + (-a).exp())), (34, |a, _| a.tanh()), (36, |a, _| a.exp()), (37, |a, _| a.ln()),
-        (38, |a, _| a.sqrt()), (39, |a, _| 1.0 / a.sqrt()), (40, |a, _| 1.0 / a), (41, |a, _| -a), (42, |a, _| a.abs()),
-        (43, |a, _| a * a), (44, |a, _| a.floor()), (45, |a, _| a.ceil()), (47, |a, _| a * (a / 6.0 + 0.5).clamp(0.0, 1.0)),
-        (48, |a, _| a / (1.0 + (-a).exp())), (49, |a, v| if a < 0.0 { a * v } else { a }), (50, |a, v| a.min(v)),
-        (51, |a, v| a.powf(v)), (52, |a, _| if a == 0.0 { 0.0 } else { a.signum() }),
-        (53, |a, _| 0.5 * a * (1.0 + (0.797_884_6 * (a + 0.044_715 * a * a * a)).tanh())), (0, |_, v| v), (4, |a, v| a * v),
+        (1, |a, v| a + v),
+        (2, |a, v| a - v),
+        (3, |a, v| v - a),
+        (4, |a, v| a * v),
+        (5, |a, v| a / v),
+        (6, |a, v| v / a),
+        (7, |a, v| a.max(v)),
+        (8, |a, v| a.min(v)),
+        (9, |a, v| a.powf(v)),
+        (10, |a, v| v.powf(a)),
+        (32, |a, _| a.max(0.0)),
+        (33, |a, _| 1.0 / (1.0 + (-a).exp())),
+        (34, |a, _| a.tanh()),
+        (36, |a, _| a.exp()),
+        (37, |a, _| a.ln()),
+        (38, |a, _| a.sqrt()),
+        (39, |a, _| 1.0 / a.sqrt()),
+        (40, |a, _| 1.0 / a),
+        (41, |a, _| -a),
+        (42, |a, _| a.abs()),
+        (43, |a, _| a * a),
+        (44, |a, _| a.floor()),
+        (45, |a, _| a.ceil()),
+        (47, |a, _| a * (a / 6.0 + 0.5).clamp(0.0, 1.0)),
+        (48, |a, _| a / (1.0 + (-a).exp())),
+        (49, |a, v| if a < 0.0 { a * v } else { a }),
+        (50, |a, v| a.min(v)),
+        (51, |a, v| a.powf(v)),
+        (52, |a, _| if a == 0.0 { 0.0 } else { a.signum() }),
+        (53, |a, _| 0.5 * a * (1.0 + (0.797_884_6 * (a + 0.044_715 * a * a * a)).tanh())),
+        (0, |_, v| v),
+        (4, |a, v| a * v),
     ];
     for (op, reference) in all {
         for x in [-3.7f32, -1.0, -0.2, 0.0, 0.3, 1.0, 2.5, 40.0] {
@@ -358,7 +470,13 @@ fn chains() {
         }
     }
     // erf and the exact GELU, against tables (Abramowitz and Stegun, 7.1; GELU(x) = x/2 (1 + erf(x/sqrt 2))).
-    for (op, x, want) in [(46, 0.5, 0.520_499_9), (46, -1.0, -0.842_700_8), (46, 2.0, 0.995_322_3), (35, 1.0, 0.841_344_7), (35, -1.0, -0.158_655_3)] {
+    for (op, x, want) in [
+        (46, 0.5, 0.520_499_9),
+        (46, -1.0, -0.842_700_8),
+        (46, 2.0, 0.995_322_3),
+        (35, 1.0, 0.841_344_7),
+        (35, -1.0, -0.158_655_3),
+    ] {
         let (px, pp) = (d.upload(&[x]), d.upload_ints(&program(&[1], &[&[1]], &[(0, 0, 0.0), (op, -1, 0.0)])));
         let py = d.empty(1);
         d.run("chain_f32", [1, 1, 1], [256, 1, 1], &[P(pp), P(px), P(px), P(px), P(px), P(px), P(px), P(py), I(1)]);
@@ -372,8 +490,14 @@ fn copies_and_transposes() {
     for (batch, rows, cols) in [(1usize, 1usize, 1usize), (2, 33, 31), (1, 64, 5), (3, 7, 100)] {
         let x = noise(batch * rows * cols, 19);
         let (px, py) = (d.upload(&x), d.empty(x.len()));
-        d.run("transpose_f32", [over(cols, 32), over(rows, 32), batch as u32], [32, 8, 1], &[P(px), P(py), I(rows as i32), I(cols as i32)]);
-        let want: Vec<f32> = (0..x.len()).map(|i| x[i / (rows * cols) * rows * cols + i % rows * cols + i / rows % cols]).collect();
+        d.run(
+            "transpose_f32",
+            [over(cols, 32), over(rows, 32), batch as u32],
+            [32, 8, 1],
+            &[P(px), P(py), I(rows as i32), I(cols as i32)],
+        );
+        let want: Vec<f32> =
+            (0..x.len()).map(|i| x[i / (rows * cols) * rows * cols + i % rows * cols + i / rows % cols]).collect();
         assert_close(&d.download(py, x.len()), &want, 0.0, "transpose");
     }
     // The middle [2, 3] of a [4, 5] into the corner of a [3, 3] filled with 9.

@@ -78,7 +78,12 @@ fn global_race() {
     for blocks in [1usize, 2] {
         let mut device = Device::new(&[PTX]);
         let y = device.upload(&noise(64 * blocks, 1));
-        let run = device.try_run("reads_other_block", [blocks as u32, 1, 1], [64, 1, 1], &[Arg::P(y), Arg::I(64 * blocks as i32)]);
+        let run = device.try_run(
+            "reads_other_block",
+            [blocks as u32, 1, 1],
+            [64, 1, 1],
+            &[Arg::P(y), Arg::I(64 * blocks as i32)],
+        );
         assert_eq!(run.err().map(|f| f.kind), (blocks == 2).then_some(FaultKind::GlobalRace));
     }
 }
@@ -99,7 +104,9 @@ fn launch_limits() {
     let mut device = Device::new(&[PTX]);
     let (x, y) = (device.upload(&noise(64, 1)), device.empty(64));
     let args = [Arg::P(x), Arg::P(y), Arg::I(64)];
-    for (grid, block) in [([1, 1, 1], [65, 1, 1]), ([0, 1, 1], [64, 1, 1]), ([1, 65_536, 1], [64, 1, 1]), ([1, 1, 1], [0, 1, 1])] {
+    for (grid, block) in
+        [([1, 1, 1], [65, 1, 1]), ([0, 1, 1], [64, 1, 1]), ([1, 65_536, 1], [64, 1, 1]), ([1, 1, 1], [0, 1, 1])]
+    {
         let fault = device.try_run("copy", grid, block, &args).unwrap_err();
         assert_eq!(fault.kind, FaultKind::LaunchLimit, "{grid:?} {block:?}");
     }

@@ -102,7 +102,10 @@ fn compile(path: &Path, bytes: &[u8], options: &LoadOptions) -> Result<TractMode
 /// Reads a model file and makes a plan for each batch size: 1, and powers of two up to the first that holds
 /// `max_batch`. `make` gets the typed model with that batch.
 pub(super) fn read_model<P>(
-    path: &Path, bytes: &[u8], max_batch: usize, make: &mut dyn FnMut(TypedModel, usize) -> Result<P, Fault>,
+    path: &Path,
+    bytes: &[u8],
+    max_batch: usize,
+    make: &mut dyn FnMut(TypedModel, usize) -> Result<P, Fault>,
 ) -> Result<(Signature, Vec<P>), Fault> {
     let parsed = parse(path, bytes)?;
     let inputs = input_shapes(&parsed)?;

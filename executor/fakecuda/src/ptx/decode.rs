@@ -11,7 +11,18 @@ pub(crate) const SHARED_BASE: u64 = 0x0100_0000;
 pub(crate) const NONE: u32 = u32::MAX;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ty { Pred, B8, B16, B32, U32, S32, F32, B64, U64, S64 }
+pub(crate) enum Ty {
+    Pred,
+    B8,
+    B16,
+    B32,
+    U32,
+    S32,
+    F32,
+    B64,
+    U64,
+    S64,
+}
 
 impl Ty {
     fn of(s: &str) -> Option<Ty> {
@@ -45,23 +56,112 @@ impl Ty {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cmp { Lt, Le, Gt, Ge, Eq, Ne, Ltu, Leu, Gtu, Geu, Equ, Neu, Num, Nan }
+pub(crate) enum Cmp {
+    Lt,
+    Le,
+    Gt,
+    Ge,
+    Eq,
+    Ne,
+    Ltu,
+    Leu,
+    Gtu,
+    Geu,
+    Equ,
+    Neu,
+    Num,
+    Nan,
+}
 
 /// What an instruction does. `32`, `64` are register files; `P` predicates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Op {
-    Mov32, Mov64, MovP, LdParam32, LdParam64,
-    Ld { shared: bool, bytes: u8, width: u8 }, St { shared: bool, bytes: u8, width: u8 },
-    AddF, SubF, MulF, FmaF, FmaDown, DivF, MaxF, MinF, NegF, AbsF, Ex2, Lg2, Rcp, Sqrt, Rsqrt,
-    Trunc, Floor, Ceil, Nearest, Saturate, Copysign,
-    Add32, Sub32, Mul32, MulHiS, MulHiU, Mad32, DivS, DivU, RemS, RemU, MaxS, MinS, MaxU, MinU, Neg32, AbsS,
-    And32, Or32, Xor32, Not32, Shl32, ShrS32, ShrU32,
-    Add64, Sub64, Mul64, Neg64, And64, Or64, Xor64, Shl64, ShrU64, ShrS64, MulWideS, MulWideU, MadWideS, MadWideU,
-    AndP, OrP, XorP, NotP,
-    SetF(Cmp), SetS(Cmp), SetU(Cmp), SetS64(Cmp), SetU64(Cmp),
-    Sel32, Sel64,
-    S32ToS64, U32ToU64, U64ToU32, S32ToF, U32ToF, FToS32 { floor: bool },
-    Shfl { mode: u8 }, Bra, Bar, Ret,
+    Mov32,
+    Mov64,
+    MovP,
+    LdParam32,
+    LdParam64,
+    Ld { shared: bool, bytes: u8, width: u8 },
+    St { shared: bool, bytes: u8, width: u8 },
+    AddF,
+    SubF,
+    MulF,
+    FmaF,
+    FmaDown,
+    DivF,
+    MaxF,
+    MinF,
+    NegF,
+    AbsF,
+    Ex2,
+    Lg2,
+    Rcp,
+    Sqrt,
+    Rsqrt,
+    Trunc,
+    Floor,
+    Ceil,
+    Nearest,
+    Saturate,
+    Copysign,
+    Add32,
+    Sub32,
+    Mul32,
+    MulHiS,
+    MulHiU,
+    Mad32,
+    DivS,
+    DivU,
+    RemS,
+    RemU,
+    MaxS,
+    MinS,
+    MaxU,
+    MinU,
+    Neg32,
+    AbsS,
+    And32,
+    Or32,
+    Xor32,
+    Not32,
+    Shl32,
+    ShrS32,
+    ShrU32,
+    Add64,
+    Sub64,
+    Mul64,
+    Neg64,
+    And64,
+    Or64,
+    Xor64,
+    Shl64,
+    ShrU64,
+    ShrS64,
+    MulWideS,
+    MulWideU,
+    MadWideS,
+    MadWideU,
+    AndP,
+    OrP,
+    XorP,
+    NotP,
+    SetF(Cmp),
+    SetS(Cmp),
+    SetU(Cmp),
+    SetS64(Cmp),
+    SetU64(Cmp),
+    Sel32,
+    Sel64,
+    S32ToS64,
+    U32ToU64,
+    U64ToU32,
+    S32ToF,
+    U32ToF,
+    FToS32 { floor: bool },
+    Shfl { mode: u8 },
+    Bra,
+    Bar,
+    Ret,
 }
 
 #[derive(Debug, Clone)]
@@ -102,12 +202,27 @@ pub struct Kernel {
 }
 
 pub(crate) const SPECIALS: [&str; 13] = [
-    "%tid.x", "%tid.y", "%tid.z", "%ntid.x", "%ntid.y", "%ntid.z", "%ctaid.x", "%ctaid.y", "%ctaid.z", "%nctaid.x",
-    "%nctaid.y", "%nctaid.z", "%laneid",
+    "%tid.x",
+    "%tid.y",
+    "%tid.z",
+    "%ntid.x",
+    "%ntid.y",
+    "%ntid.z",
+    "%ctaid.x",
+    "%ctaid.y",
+    "%ctaid.z",
+    "%nctaid.x",
+    "%nctaid.y",
+    "%nctaid.z",
+    "%laneid",
 ];
 
 #[derive(Debug, Clone, Copy)]
-enum Reg { W32(u32), W64(u32), P(u32) }
+enum Reg {
+    W32(u32),
+    W64(u32),
+    P(u32),
+}
 
 #[derive(Default)]
 struct Names {
@@ -186,7 +301,8 @@ fn kernel(lines: &[&str], at: &mut usize) -> Result<Kernel, String> {
         if let Some(label) = line.strip_suffix(':') {
             names.labels.insert(label.to_owned(), raw.len());
         } else if let Some(rest) = line.strip_prefix(".reg") {
-            registers(&mut names, rest).ok_or_else(|| format!("PTX line {number}: registers {line} are not covered"))?;
+            registers(&mut names, rest)
+                .ok_or_else(|| format!("PTX line {number}: registers {line} are not covered"))?;
         } else if let Some(rest) = line.strip_prefix(".shared") {
             shared_variable(&mut names, rest, &mut shared)
                 .ok_or_else(|| format!("PTX line {number}: shared variable {line} is not covered"))?;
@@ -251,7 +367,8 @@ fn registers(names: &mut Names, text: &str) -> Option<()> {
 
 fn shared_variable(names: &mut Names, text: &str, used: &mut usize) -> Option<()> {
     let words: Vec<&str> = text.trim_end_matches(';').split_whitespace().collect();
-    let (".align", align, ty, decl) = (*words.first()?, words.get(1)?.parse::<usize>().ok()?, *words.get(2)?, words.get(3)?)
+    let (".align", align, ty, decl) =
+        (*words.first()?, words.get(1)?.parse::<usize>().ok()?, *words.get(2)?, words.get(3)?)
     else {
         return None;
     };
@@ -387,7 +504,8 @@ fn instruction(names: &mut Names, text: &str, line: u32) -> Result<Ins, String> 
     let types: Vec<Ty> = parts.iter().skip(1).filter_map(|p| Ty::of(p)).collect();
     let modifiers: Vec<&str> = parts.iter().skip(1).copied().filter(|p| Ty::of(p).is_none()).collect();
     let mut ins = Ins { op: Op::Ret, guard, negate, d: [0; 4], s: [0; 4], at: 0, line };
-    let known = super::lanes::plan(parts[0], &modifiers, &types).ok_or_else(|| format!("opcode {opcode} is not covered"))?;
+    let known =
+        super::lanes::plan(parts[0], &modifiers, &types).ok_or_else(|| format!("opcode {opcode} is not covered"))?;
     ins.op = known.op;
     let need = |n: usize| if o.len() == n { Ok(()) } else { Err(format!("{opcode} with {} operands", o.len())) };
     match known.op {
@@ -419,7 +537,10 @@ fn instruction(names: &mut Names, text: &str, line: u32) -> Result<Ins, String> 
             };
             ins.at = offset;
             // A shared address may be 32 or 64 bits wide; s[3] tells which.
-            let narrow = shared && names.source(base, Ty::B32, line).is_ok_and(|_| !matches!(names.regs.get(base), None | Some(Reg::W64(_))));
+            let narrow = shared
+                && names
+                    .source(base, Ty::B32, line)
+                    .is_ok_and(|_| !matches!(names.regs.get(base), None | Some(Reg::W64(_))));
             ins.s[0] = names.source(base, if narrow { Ty::B32 } else { Ty::B64 }, line)?;
             ins.s[3] = u32::from(narrow);
             let list: Vec<&str> = values.trim_matches(['{', '}']).split(',').map(str::trim).collect();
@@ -427,7 +548,8 @@ fn instruction(names: &mut Names, text: &str, line: u32) -> Result<Ins, String> 
                 return Err(format!("{} values for a vector of {width}", list.len()));
             }
             for (i, value) in list.iter().enumerate() {
-                ins.d[i] = if store { names.source(value, known.src, line)? } else { names.target(value, known.dst)? };
+                ins.d[i] =
+                    if store { names.source(value, known.src, line)? } else { names.target(value, known.dst)? };
             }
         }
         Op::Shfl { .. } => {
@@ -444,7 +566,13 @@ fn instruction(names: &mut Names, text: &str, line: u32) -> Result<Ins, String> 
             need(1 + known.sources)?;
             ins.d[0] = names.target(&o[0], known.dst)?;
             for i in 0..known.sources {
-                let ty = if i == 2 { known.third } else if i == 1 { known.second } else { known.src };
+                let ty = if i == 2 {
+                    known.third
+                } else if i == 1 {
+                    known.second
+                } else {
+                    known.src
+                };
                 ins.s[i] = names.source(&o[1 + i], ty, line)?;
             }
         }

@@ -47,7 +47,13 @@ pub(crate) fn plan(name: &str, modifiers: &[&str], types: &[Ty]) -> Option<Known
     let plain = modifiers.iter().all(|m| matches!(*m, "rn" | "ftz" | "approx" | "lo" | "uni"));
     let one = |op32: Option<Op>, op64: Option<Op>, n: usize| {
         let ty = first?;
-        let op = if int64 { op64? } else if int32 { op32? } else { return None };
+        let op = if int64 {
+            op64?
+        } else if int32 {
+            op32?
+        } else {
+            return None;
+        };
         plain.then(|| known(op, ty, n))
     };
     let float = |op: Op, n: usize| (f32 && plain).then(|| known(op, F32, n));

@@ -100,7 +100,8 @@ impl Memory {
     /// Copies within the device, keeping what is unwritten unwritten.
     pub fn copy(&mut self, to: u64, from: u64, len: usize) -> bool {
         let (Some((a, i)), Some((b, j))) = (self.find(to, len), self.find(from, len)) else { return false };
-        let (bytes, written) = (self.buffers[b].bytes[j..j + len].to_vec(), self.buffers[b].written[j..j + len].to_vec());
+        let (bytes, written) =
+            (self.buffers[b].bytes[j..j + len].to_vec(), self.buffers[b].written[j..j + len].to_vec());
         self.buffers[a].bytes[i..i + len].copy_from_slice(&bytes);
         self.buffers[a].written[i..i + len].copy_from_slice(&written);
         true
@@ -121,7 +122,12 @@ impl Buffer {
     /// Records a read of `len` bytes at `offset` by thread `who`.
     #[inline]
     pub(crate) fn on_read(
-        &mut self, offset: usize, len: usize, who: u32, phase: u32, launch: u32,
+        &mut self,
+        offset: usize,
+        len: usize,
+        who: u32,
+        phase: u32,
+        launch: u32,
     ) -> Result<(), (FaultKind, &'static str)> {
         if !self.written[offset..offset + len].iter().all(|w| *w) {
             return Err((FaultKind::UnwrittenRead, "global memory nobody has written"));
@@ -129,7 +135,8 @@ impl Buffer {
         self.grow();
         for word in offset / 4..(offset + len).div_ceil(4) {
             let touch = &mut self.touches[word];
-            if touch.write_phase >= launch && touch.writer != who && clash(touch.writer, touch.write_phase, who, phase) {
+            if touch.write_phase >= launch && touch.writer != who && clash(touch.writer, touch.write_phase, who, phase)
+            {
                 return Err((FaultKind::GlobalRace, "read of what another thread writes"));
             }
             if touch.read_phase >= launch && touch.reader != who {
@@ -147,12 +154,18 @@ impl Buffer {
     /// Records a write.
     #[inline]
     pub(crate) fn on_write(
-        &mut self, offset: usize, len: usize, who: u32, phase: u32, launch: u32,
+        &mut self,
+        offset: usize,
+        len: usize,
+        who: u32,
+        phase: u32,
+        launch: u32,
     ) -> Result<(), (FaultKind, &'static str)> {
         self.grow();
         for word in offset / 4..(offset + len).div_ceil(4) {
             let touch = &mut self.touches[word];
-            if touch.write_phase >= launch && touch.writer != who && clash(touch.writer, touch.write_phase, who, phase) {
+            if touch.write_phase >= launch && touch.writer != who && clash(touch.writer, touch.write_phase, who, phase)
+            {
                 return Err((FaultKind::GlobalRace, "two threads write"));
             }
             let read_clash =

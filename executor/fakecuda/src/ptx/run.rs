@@ -46,7 +46,11 @@ pub struct Stats {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State { Running, AtBarrier, WaitsForLanes }
+enum State {
+    Running,
+    AtBarrier,
+    WaitsForLanes,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Fragment {
@@ -83,7 +87,14 @@ pub fn launch(kernel: &Kernel, launch: Launch<'_>, memory: &mut Memory) -> Resul
     let threads = block.iter().map(|n| u64::from(*n)).product::<u64>();
     let blocks = grid.iter().map(|n| u64::from(*n)).product::<u64>();
     let limit = |detail: String| {
-        Box::new(Fault { kind: FaultKind::LaunchLimit, kernel: kernel.name.clone(), line: 0, block: [0; 3], thread: [0; 3], detail })
+        Box::new(Fault {
+            kind: FaultKind::LaunchLimit,
+            kernel: kernel.name.clone(),
+            line: 0,
+            block: [0; 3],
+            thread: [0; 3],
+            detail,
+        })
     };
     if threads == 0 || blocks == 0 {
         return Err(limit(format!("empty grid {grid:?} or block {block:?}")));
@@ -134,8 +145,7 @@ impl Machine<'_> {
         let [bx, by, bz] = self.launch.block;
         (0..threads.div_ceil(32))
             .map(|w| {
-                let mut regs =
-                    Regs { w32: vec![[0; 32]; k.n32], w64: vec![[0; 32]; k.n64], p: vec![0; k.np] };
+                let mut regs = Regs { w32: vec![[0; 32]; k.n32], w64: vec![[0; 32]; k.n64], p: vec![0; k.np] };
                 k.const32.iter().for_each(|(r, v)| regs.w32[*r as usize] = [*v; 32]);
                 k.const64.iter().for_each(|(r, v)| regs.w64[*r as usize] = [*v; 32]);
                 if let Some(p) = k.always {
@@ -193,7 +203,12 @@ impl Machine<'_> {
         let line = self.kernel.code[first].line;
         if let Some(warp) = warps.iter().find(|w| w.done != 0) {
             let lane = warp.done.trailing_zeros();
-            return Err(self.fault(FaultKind::DivergentBarrier, line, warp.first_thread + lane, "this thread has ended; others wait".into()));
+            return Err(self.fault(
+                FaultKind::DivergentBarrier,
+                line,
+                warp.first_thread + lane,
+                "this thread has ended; others wait".into(),
+            ));
         }
         if first != last {
             let (warp, fragment) = warps
@@ -222,10 +237,17 @@ impl Machine<'_> {
         loop {
             let running = |f: &&Fragment| f.state == State::Running;
             let Some(pc) = warp.fragments.iter().filter(running).map(|f| f.pc).min() else {
-                let Some(stuck) = warp.fragments.iter().find(|f| f.state == State::WaitsForLanes) else { return Ok(()) };
+                let Some(stuck) = warp.fragments.iter().find(|f| f.state == State::WaitsForLanes) else {
+                    return Ok(());
+                };
                 let lane = stuck.mask.trailing_zeros();
                 let line = self.kernel.code[stuck.pc].line;
-                return Err(self.fault(FaultKind::MissingLane, line, warp.first_thread + lane, "a named lane is elsewhere".into()));
+                return Err(self.fault(
+                    FaultKind::MissingLane,
+                    line,
+                    warp.first_thread + lane,
+                    "a named lane is elsewhere".into(),
+                ));
             };
             // All that stand at the same place run on together.
             let mut mask = 0;
@@ -254,7 +276,12 @@ impl Machine<'_> {
             };
             self.instructions += 1;
             if self.instructions > self.launch.instruction_limit {
-                return Err(self.fault(FaultKind::Endless, ins.line, warp.first_thread, "the launch does not end".into()));
+                return Err(self.fault(
+                    FaultKind::Endless,
+                    ins.line,
+                    warp.first_thread,
+                    "the launch does not end".into(),
+                ));
             }
             let mut active = f.mask;
             if ins.guard != NONE {
@@ -309,7 +336,12 @@ impl Machine<'_> {
                     f.pc += 1;
                 }
                 op => {
-                    return Err(self.fault(FaultKind::LaunchLimit, ins.line, warp.first_thread, format!("{op:?} has no meaning here")));
+                    return Err(self.fault(
+                        FaultKind::LaunchLimit,
+                        ins.line,
+                        warp.first_thread,
+                        format!("{op:?} has no meaning here"),
+                    ));
                 }
             }
         }
@@ -435,7 +467,9 @@ impl Machine<'_> {
                 let reg = ins.d[i] as usize;
                 match (bytes, store) {
                     (4, true) => chunk.copy_from_slice(&warp.regs.w32[reg][lane].to_le_bytes()),
-                    (4, false) => warp.regs.w32[reg][lane] = u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]),
+                    (4, false) => {
+                        warp.regs.w32[reg][lane] = u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]])
+                    }
                     (_, true) => chunk.copy_from_slice(&warp.regs.w64[reg][lane].to_le_bytes()),
                     (_, false) => {
                         let mut raw = [0; 8];

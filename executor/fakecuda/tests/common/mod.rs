@@ -68,7 +68,8 @@ impl Device {
             assert_eq!(bytes.len(), *size, "argument of {name}");
             params[*offset..offset + size].copy_from_slice(&bytes);
         }
-        let launch = Launch { grid, block, dynamic_shared: 0, params: &params, order: self.order, instruction_limit: 1_000_000 };
+        let launch =
+            Launch { grid, block, dynamic_shared: 0, params: &params, order: self.order, instruction_limit: 1_000_000 };
         let stats = ptx::launch(kernel, launch, &mut self.memory)?;
         self.instructions += stats.instructions;
         Ok(())

@@ -299,10 +299,13 @@ impl Stream {
 
     /// Launches a kernel; `resolve` gives the device address of an argument.
     pub(crate) fn launch(
-        &self, launch: &super::plan::Launch, resolve: impl Fn(super::plan::At) -> sys::CUdeviceptr,
+        &self,
+        launch: &super::plan::Launch,
+        resolve: impl Fn(super::plan::At) -> sys::CUdeviceptr,
     ) -> Result<(), CudaError> {
         let function = self.device.functions.get(launch.kernel).copied();
-        let function = function.ok_or_else(|| CudaError::Driver { what: launch.kernel, code: "no such kernel".into() })?;
+        let function =
+            function.ok_or_else(|| CudaError::Driver { what: launch.kernel, code: "no such kernel".into() })?;
         let mut words: Vec<[u8; 8]> = launch
             .args
             .iter()

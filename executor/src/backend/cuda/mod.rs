@@ -227,10 +227,10 @@ impl CudaWorker {
 impl Lane {
     fn new(model: &CudaModel, plan: &Plan, arena: Buffer, stream: &Stream) -> Result<Self, CudaError> {
         let device = &model.device;
-        let elements = |specs: &[super::TensorSpec]| -> Vec<usize> {
-            specs.iter().map(|s| s.elements() * plan.batch).collect()
-        };
-        let pinned = |sizes: Vec<usize>| sizes.into_iter().map(|n| Pinned::new(device, n)).collect::<Result<Vec<_>, _>>();
+        let elements =
+            |specs: &[super::TensorSpec]| -> Vec<usize> { specs.iter().map(|s| s.elements() * plan.batch).collect() };
+        let pinned =
+            |sizes: Vec<usize>| sizes.into_iter().map(|n| Pinned::new(device, n)).collect::<Result<Vec<_>, _>>();
         let inputs = pinned(elements(&model.signature.inputs))?;
         let mut outputs = pinned(elements(&model.signature.outputs))?;
         let constants = &model.shared.constants;

@@ -127,21 +127,128 @@ pub enum Reduction {
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "fields are the kernel's arguments")]
 pub enum Call {
-    Gemm { a: At, b: At, bias: Option<Slot>, c: At, m: usize, n: usize, k: usize, batch: usize, a_mod: usize, b_mod: usize, bias_kind: Bias, act: Activation },
-    Conv3x3 { x: At, w: Slot, bias: Slot, y: At, window: Window, act: Activation },
-    Conv1x1 { x: At, w: Slot, bias: Slot, y: At, n: usize, ci: usize, co: usize, places: usize, act: Activation },
-    Depthwise { x: At, w: Slot, bias: Slot, y: At, window: Window, act: Activation },
-    Im2col { x: At, col: At, window: Window },
-    Pool { x: At, y: At, window: Window, kind: Pooling },
-    Softmax { x: At, y: At, outer: usize, n: usize, inner: usize },
-    LayerNorm { x: At, gain: Slot, shift: Slot, y: At, rows: usize, n: usize, eps: f32 },
-    RmsNorm { x: At, y: At, outer: usize, n: usize, inner: usize, eps: f32 },
-    Reduce { x: At, y: At, outer: usize, n: usize, inner: usize, kind: Reduction },
-    GruStep { xw: At, rt: Slot, rb: Slot, prev: At, next: At, y: Option<At>, rows: usize, hidden: usize, xw_stride: usize, y_stride: usize },
-    Chain { program: Slot, x: Vec<At>, y: At, n: usize, steps: usize, read: usize },
-    CopyBox { shape: Slot, x: At, y: At, n: usize },
-    Fill { y: At, n: usize, value: f32 },
-    Transpose { x: At, y: At, batch: usize, rows: usize, cols: usize },
+    Gemm {
+        a: At,
+        b: At,
+        bias: Option<Slot>,
+        c: At,
+        m: usize,
+        n: usize,
+        k: usize,
+        batch: usize,
+        a_mod: usize,
+        b_mod: usize,
+        bias_kind: Bias,
+        act: Activation,
+    },
+    Conv3x3 {
+        x: At,
+        w: Slot,
+        bias: Slot,
+        y: At,
+        window: Window,
+        act: Activation,
+    },
+    Conv1x1 {
+        x: At,
+        w: Slot,
+        bias: Slot,
+        y: At,
+        n: usize,
+        ci: usize,
+        co: usize,
+        places: usize,
+        act: Activation,
+    },
+    Depthwise {
+        x: At,
+        w: Slot,
+        bias: Slot,
+        y: At,
+        window: Window,
+        act: Activation,
+    },
+    Im2col {
+        x: At,
+        col: At,
+        window: Window,
+    },
+    Pool {
+        x: At,
+        y: At,
+        window: Window,
+        kind: Pooling,
+    },
+    Softmax {
+        x: At,
+        y: At,
+        outer: usize,
+        n: usize,
+        inner: usize,
+    },
+    LayerNorm {
+        x: At,
+        gain: Slot,
+        shift: Slot,
+        y: At,
+        rows: usize,
+        n: usize,
+        eps: f32,
+    },
+    RmsNorm {
+        x: At,
+        y: At,
+        outer: usize,
+        n: usize,
+        inner: usize,
+        eps: f32,
+    },
+    Reduce {
+        x: At,
+        y: At,
+        outer: usize,
+        n: usize,
+        inner: usize,
+        kind: Reduction,
+    },
+    GruStep {
+        xw: At,
+        rt: Slot,
+        rb: Slot,
+        prev: At,
+        next: At,
+        y: Option<At>,
+        rows: usize,
+        hidden: usize,
+        xw_stride: usize,
+        y_stride: usize,
+    },
+    Chain {
+        program: Slot,
+        x: Vec<At>,
+        y: At,
+        n: usize,
+        steps: usize,
+        read: usize,
+    },
+    CopyBox {
+        shape: Slot,
+        x: At,
+        y: At,
+        n: usize,
+    },
+    Fill {
+        y: At,
+        n: usize,
+        value: f32,
+    },
+    Transpose {
+        x: At,
+        y: At,
+        batch: usize,
+        rows: usize,
+        cols: usize,
+    },
 }
 
 /// An argument of a kernel.
@@ -269,16 +376,19 @@ impl Call {
                 launch.args.push(Arg::Float(*eps));
                 launch
             }
-            Call::Reduce { x, y, outer, n, inner, kind } if *inner == 1 => {
-                make("reduce_row_f32", [over(*outer, 4), 1, 1], [32, 4, 1], vec![at(x), at(y)], &[*outer, *n, *kind as usize])
-            }
+            Call::Reduce { x, y, outer, n, inner, kind } if *inner == 1 => make(
+                "reduce_row_f32",
+                [over(*outer, 4), 1, 1],
+                [32, 4, 1],
+                vec![at(x), at(y)],
+                &[*outer, *n, *kind as usize],
+            ),
             Call::Reduce { x, y, outer, n, inner, kind } => {
                 let sizes = [*outer, *n, *inner, *kind as usize];
                 make("reduce_col_f32", [over(outer * inner, 128), 1, 1], [128, 1, 1], vec![at(x), at(y)], &sizes)
             }
             Call::GruStep { xw, rt, rb, prev, next, y, rows, hidden, xw_stride, y_stride } => {
-                let pointers =
-                    vec![at(xw), slot(rt), slot(rb), at(prev), at(next), y.as_ref().map_or(Arg::Null, at)];
+                let pointers = vec![at(xw), slot(rt), slot(rb), at(prev), at(next), y.as_ref().map_or(Arg::Null, at)];
                 let grid = [over(*hidden, 32), over(*rows, 1), 1];
                 make("gru_step_f32", grid, [32, 8, 1], pointers, &[*hidden, *xw_stride, *y_stride])
             }
@@ -333,7 +443,8 @@ impl Call {
 
     /// What the call must move and compute at least.
     pub fn floor(&self) -> Floor {
-        let f = |elements: usize, operations: usize| Floor { bytes: 4 * elements as u64, operations: operations as u64 };
+        let f =
+            |elements: usize, operations: usize| Floor { bytes: 4 * elements as u64, operations: operations as u64 };
         match self {
             Call::Gemm { m, n, k, batch, a_mod, b_mod, .. } => {
                 f(a_mod.min(batch) * m * k + b_mod.min(batch) * k * n + batch * m * n, 2 * batch * m * n * k)
@@ -368,7 +479,13 @@ impl Call {
 impl Window {
     fn tail(&self) -> [usize; 8] {
         [
-            self.output[0], self.output[1], self.stride[0], self.stride[1], self.pad[0], self.pad[1], self.dilation[0],
+            self.output[0],
+            self.output[1],
+            self.stride[0],
+            self.stride[1],
+            self.pad[0],
+            self.pad[1],
+            self.dilation[0],
             self.dilation[1],
         ]
     }

@@ -19,9 +19,37 @@ const HEADER: usize = 44;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 enum Op {
-    Load = 0, Add, Sub, Rsub, Mul, Div, Rdiv, Max, Min, Pow, Rpow,
-    Sigmoid = 33, Tanh, Gelu, Exp, Ln, Sqrt, Rsqrt, Recip, Neg, Abs, Square, Floor, Ceil, Erf, HardSwish, Silu,
-    LeakyRelu, PowConst = 51, Sign, GeluTanh,
+    Load = 0,
+    Add,
+    Sub,
+    Rsub,
+    Mul,
+    Div,
+    Rdiv,
+    Max,
+    Min,
+    Pow,
+    Rpow,
+    Sigmoid = 33,
+    Tanh,
+    Gelu,
+    Exp,
+    Ln,
+    Sqrt,
+    Rsqrt,
+    Recip,
+    Neg,
+    Abs,
+    Square,
+    Floor,
+    Ceil,
+    Erf,
+    HardSwish,
+    Silu,
+    LeakyRelu,
+    PowConst = 51,
+    Sign,
+    GeluTanh,
 }
 
 /// Where a step's second operand comes from.
@@ -78,7 +106,9 @@ impl Lowering<'_> {
                 return Ok(());
             }
         }
-        if matches!(straight, Op::Add | Op::Mul) && (self.join_affine(node, straight, a, b)? || self.join_affine(node, straight, b, a)?) {
+        if matches!(straight, Op::Add | Op::Mul)
+            && (self.join_affine(node, straight, a, b)? || self.join_affine(node, straight, b, a)?)
+        {
             return Ok(());
         }
         if straight == Op::Add && (self.join_bias(node, a, b)? || self.join_bias(node, b, a)?) {
@@ -165,7 +195,10 @@ impl Lowering<'_> {
         let Some(slot) = self.sole_product(input)? else { return Ok(false) };
         let step = self.writers[&slot];
         match &mut self.steps[step].call {
-            Call::Gemm { act, .. } | Call::Conv3x3 { act, .. } | Call::Conv1x1 { act, .. } | Call::Depthwise { act, .. }
+            Call::Gemm { act, .. }
+            | Call::Conv3x3 { act, .. }
+            | Call::Conv1x1 { act, .. }
+            | Call::Depthwise { act, .. }
                 if *act == Activation::None =>
             {
                 *act = wanted;
@@ -204,7 +237,8 @@ impl Lowering<'_> {
         let fits = values.len() == 1 || (values.len() == last && self.shape(factor)?.last() == Some(&last));
         let Some(slot) = self.sole_product(normalised)?.filter(|_| same && fits) else { return Ok(false) };
         let step = self.writers[&slot];
-        let Call::LayerNorm { gain: Slot::Constant(gain), shift: Slot::Constant(shift), .. } = self.steps[step].call else {
+        let Call::LayerNorm { gain: Slot::Constant(gain), shift: Slot::Constant(shift), .. } = self.steps[step].call
+        else {
             return Ok(false);
         };
         let old = |id: usize| -> Vec<f32> { self.constants.all()[id].iter().map(|w| f32::from_bits(*w)).collect() };

@@ -61,9 +61,7 @@ struct Lowering<'a> {
 }
 
 /// Lowers a decluttered model whose shapes are all concrete.
-pub fn lower(
-    model: &TypedModel, batch: usize, constants: &mut Constants, layout: Layout,
-) -> Result<Plan, Unsupported> {
+pub fn lower(model: &TypedModel, batch: usize, constants: &mut Constants, layout: Layout) -> Result<Plan, Unsupported> {
     let mut lowering = Lowering {
         model,
         constants,
@@ -122,15 +120,8 @@ impl Lowering<'_> {
                 return Err(format!("node {} needs a grid of {grid:?}", step.node));
             }
         }
-        let mut plan = Plan {
-            batch,
-            buffers: self.buffers,
-            steps: self.steps,
-            inputs,
-            outputs,
-            offsets: Vec::new(),
-            arena: 0,
-        };
+        let mut plan =
+            Plan { batch, buffers: self.buffers, steps: self.steps, inputs, outputs, offsets: Vec::new(), arena: 0 };
         plan.drop_unread();
         plan.lay_out(layout);
         Ok(plan)

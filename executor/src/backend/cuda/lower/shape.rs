@@ -3,11 +3,11 @@
 use super::super::plan::{At, Call, Slot};
 use super::{Lowered, Lowering, Value, coalesce, floats, strides};
 use tract_onnx::prelude::*;
+use tract_onnx::tract_core::internal::DimLike;
 use tract_onnx::tract_core::ops::array::{MultiBroadcastTo, Pad, PadMode, Slice, TypedConcat};
 use tract_onnx::tract_core::ops::cast::Cast;
 use tract_onnx::tract_core::ops::change_axes::AxisOp;
 use tract_onnx::tract_core::ops::identity::Identity;
-use tract_onnx::tract_core::internal::DimLike;
 
 /// Dimensions the copying kernel walks.
 const MAX_DIMS: usize = 6;
@@ -60,7 +60,9 @@ impl Lowering<'_> {
             self.copy(&to, (At { slot, offset: start * walk[op.axis] }, &walk), (y.into(), &strides(&to)))?;
             self.set(node, 0, Value::Ready(y));
         } else if let Some(op) = node.op_as::<Pad>() {
-            let PadMode::Constant(value) = &op.mode else { return Err("padding other than with a constant".to_owned()) };
+            let PadMode::Constant(value) = &op.mode else {
+                return Err("padding other than with a constant".to_owned());
+            };
             let value = floats(value)?.first().copied().ok_or("no value to pad with")?;
             let (from, to) = (self.shape(node.inputs[0])?, self.shape(output)?);
             let (x, y, walk) = (self.slot(node.inputs[0])?, self.buffer(&to)?, strides(&to));

@@ -45,7 +45,11 @@ impl Lowering<'_> {
         let mut roles = Roles::default();
         for axis in op.axes.iter_all_axes() {
             let position = |list: &[usize]| -> Lowered<Option<usize>> {
-                if list.len() > 1 { Err("an axis that occurs twice in one tensor".to_owned()) } else { Ok(list.first().copied()) }
+                if list.len() > 1 {
+                    Err("an axis that occurs twice in one tensor".to_owned())
+                } else {
+                    Ok(list.first().copied())
+                }
             };
             let at = (position(&axis.inputs[0])?, position(&axis.inputs[1])?, position(&axis.outputs[0])?);
             match at {
@@ -281,7 +285,11 @@ impl Roles {
     /// Axes of the output in the order the kernel writes them.
     fn output(&self) -> Vec<usize> {
         let batch = self.batch.iter().map(|x| x.2);
-        batch.chain(self.row.iter().map(|x| x.1)).chain(self.column.iter().map(|x| x.1)).chain(self.idle_c.iter().copied()).collect()
+        batch
+            .chain(self.row.iter().map(|x| x.1))
+            .chain(self.column.iter().map(|x| x.1))
+            .chain(self.idle_c.iter().copied())
+            .collect()
     }
 
     fn exchanged(&self) -> Roles {
