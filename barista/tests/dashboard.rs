@@ -337,6 +337,7 @@ mod fixture {
             error: ForecastError { mae_rps: Some(2.4), mase: Some(0.81), coverage: vec![0.51, 0.9, 0.95, 0.99] },
             samples: 17_280,
             cold_start: false,
+            ..WorkloadForecast::default()
         }
     }
 

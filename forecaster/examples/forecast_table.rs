@@ -1,12 +1,15 @@
 //! Scores of the forecaster on every series of a folder: the numbers of `docs/benchmarks/forecast.md`.
 //!
 //! ```text
-//! cargo run --release -p forecaster --example forecast_table -- ../shared/data/load [--model NAME] [--until SHARE] [--out FOLDER]
+//! cargo run --release -p forecaster --example forecast_table -- ../shared/data/load [--model NAME] [--until SHARE] [--windows 1,6,60]
+//!     [--out FOLDER]
 //! ```
 //!
-//! With `--out` every scored forecast is written as `FOLDER/<series>/<model>.csv`, in the form that the peers under
+//! With `--windows` the quantiles of the highest value of so many steps are scored too, with direct horizons up to the
+//! longest, at the levels 0.5, 0.95 and 0.99. With `--out` every scored forecast is written as `FOLDER/<series>/<model>.csv`, in the form that the peers under
 //! `bench/peers/` write too, for `bench/peers/table.py` to compare.
 
+use forecaster::ModelConfig;
 use forecaster::backtest::{self, CsvSeries, Options};
 use std::error::Error;
 use std::io::Write;
@@ -28,6 +31,12 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
         match word.as_str() {
             "--model" => parsed.options.method = value()?.parse()?,
             "--train" => parsed.options.train = value()?.parse()?,
+            "--windows" => {
+                parsed.options.levels = vec![0.5, 0.95, 0.99];
+                parsed.options.windows = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?;
+                let reach = parsed.options.windows.last().copied().unwrap_or(0);
+                parsed.options.horizons = ModelConfig::new(60_000).with_reach(reach).horizons;
+            }
             "--until" => parsed.until = value()?.parse()?,
             "--out" => parsed.out = Some(value()?.into()),
             path if Path::new(path).is_dir() => {
@@ -75,6 +84,21 @@ fn main() -> Result<(), Box<dyn Error>> {
             report.background_us_per_step,
             report.bytes_per_series.div_ceil(1024),
         )?;
+        for peak in &report.peaks {
+            write!(output, "  highest of {:>3} steps, {} windows:", peak.steps, peak.n)?;
+            for (level, share) in &peak.coverage {
+                let [low, high] = peak.coverage_interval[level].map(|share| 100.0 * share);
+                write!(
+                    output,
+                    "  {level}: pinball {:.3} (of steps {:.3}) coverage {:.2} ({low:.1}-{high:.1}; of steps {:.2})",
+                    peak.pinball[level].unwrap_or(f64::NAN),
+                    peak.steps_pinball[level].unwrap_or(f64::NAN),
+                    100.0 * share,
+                    100.0 * peak.steps_coverage[level],
+                )?;
+            }
+            writeln!(output)?;
+        }
         if let Some(out) = &out {
             let folder = out.join(&report.series);
             std::fs::create_dir_all(&folder)?;

@@ -7,6 +7,9 @@ use runtime::config::ConfigDuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// From one step to an hour of minutes.
+const WINDOWS: [u32; 6] = [1, 2, 6, 12, 30, 60];
+
 /// What the service forecasts and how it keeps what it learned.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -16,6 +19,9 @@ pub struct Config {
     pub horizon_steps: u32,
     /// Probability levels of the quantiles, ascending; the planner asks for one of them.
     pub levels: Vec<f64>,
+    /// Windows, in steps from now, whose highest rate is forecast with quantiles of its own: the planner asks for the
+    /// one of a node's set-up time and interpolates. Those beyond `horizon_steps` are left out.
+    pub windows: Vec<u32>,
     /// Length of the short season. Shorter than 24 hours where time is compressed; it is then rounded to whole
     /// intervals.
     pub day: ConfigDuration,
@@ -36,6 +42,7 @@ impl Default for Config {
         Config {
             horizon_steps: 60,
             levels: ModelConfig::LEVELS.to_vec(),
+            windows: WINDOWS.to_vec(),
             day: ConfigDuration::from_millis(DAY_MS),
             week: ConfigDuration::from_millis(7 * DAY_MS),
             timezone: "UTC".to_owned(),
@@ -55,6 +62,12 @@ impl Config {
         }
         if self.levels.len() > 20 {
             problems.push(format!("forecaster.levels has {} levels, at most 20 are kept", self.levels.len()));
+        }
+        if self.windows.len() > 20 {
+            problems.push(format!("forecaster.windows has {} windows, at most 20 are kept", self.windows.len()));
+        }
+        if self.windows.contains(&0) || !self.windows.is_sorted_by(|a, b| a < b) {
+            problems.push("forecaster.windows must be ascending and at least 1".to_owned());
         }
         if self.state_interval == 0 {
             problems.push("forecaster.state_interval must be at least 1".to_owned());
@@ -88,7 +101,7 @@ impl Config {
             calendar,
             ..ModelConfig::new(interval_ms)
         };
-        model.with_reach(self.horizon_steps)
+        model.with_reach(self.horizon_steps).with_windows(&self.windows)
     }
 
     /// A real day must not be rounded: its slots would drift against the clock.
@@ -138,6 +151,9 @@ mod tests {
         check(|config| config.levels = vec![0.9, 0.5], "levels");
         check(|config| config.levels = vec![0.5, 1.0], "levels");
         check(|config| config.levels = vec![f64::NAN], "levels");
+        check(|config| config.windows = vec![6, 2], "windows");
+        check(|config| config.windows = vec![0, 2], "windows");
+        check(|config| config.windows = (1..40).collect(), "windows");
         check(|config| config.day = ConfigDuration::from_millis(0), "day");
         check(|config| config.week = ConfigDuration::from_millis(1), "week");
         check(|config| config.timezone = "Europe/Atlantis".to_owned(), "timezone");

@@ -5,6 +5,7 @@
 
 use crate::expert::ExpertKind;
 use crate::horizon::Direct;
+use crate::peak::PeakForecast;
 use schemas::EpochMs;
 
 /// Forecast of one series from its newest interval. Values are in the series' unit.
@@ -18,12 +19,16 @@ pub struct Forecast {
     pub last_value: f64,
     /// One entry a step, ascending from 1.
     pub steps: Vec<StepForecast>,
+    /// Quantiles of the highest value of the next intervals, one entry a window, ascending.
+    pub peaks: Vec<PeakForecast>,
     /// Weight of each expert in the mean of the first horizon.
     pub weights: Vec<(ExpertKind, f64)>,
     /// Known samples that the forecast stands on.
     pub samples: u64,
     /// True until a whole day was seen.
     pub cold: bool,
+    /// True for a day after the errors changed beyond chance.
+    pub shift: bool,
 }
 
 impl Forecast {

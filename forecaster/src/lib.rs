@@ -13,7 +13,7 @@
 //! - No NaN leaves; forecasts are not negative; quantiles do not cross; time and memory a series are bounded.
 //! - An offset is committed only after the state that contains its sample is written.
 //!
-//! Left out: the paper's own method as a baseline, exogenous regressors, and quantiles of the maximum over a window.
+//! Left out: the paper's own method as a baseline, and exogenous regressors.
 
 mod bits;
 mod calendar;
@@ -22,12 +22,14 @@ mod features;
 mod forecast;
 mod history;
 mod horizon;
+mod peak;
 mod portfolio;
 mod profile;
 mod quantile;
 mod ring;
 mod score;
 mod series;
+mod shift;
 
 pub mod backtest;
 pub mod config;
@@ -41,5 +43,6 @@ pub use config::Config;
 pub use expert::ExpertKind;
 pub use forecast::{Forecast, StepForecast};
 pub use model::{Model, ModelConfig, Observation, Rejection};
+pub use peak::PeakForecast;
 pub use score::RecentError;
 pub use service::{Error, run};

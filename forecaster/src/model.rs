@@ -14,11 +14,13 @@
 
 use crate::calendar::{Calendar, CalendarConfig};
 use crate::expert::ExpertKind;
-use crate::forecast::{self, Forecast};
+use crate::forecast::{self, Forecast, StepForecast};
 use crate::history::{History, Seasons};
 use crate::horizon::{Direct, Horizon, Now};
+use crate::peak::{Outlook, Peaks};
 use crate::score::{RecentError, Score};
 use crate::series::{Amended, MAX_INSTANT_MS, Place};
+use crate::shift::ShiftDetector;
 use schemas::EpochMs;
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +45,8 @@ pub struct ModelConfig {
     pub horizons: Vec<u32>,
     /// Probability levels of the quantiles, ascending, each inside (0, 1).
     pub levels: Vec<f64>,
+    /// Steps of the windows whose highest value is forecast, ascending, none beyond the last horizon; may be empty.
+    pub windows: Vec<u32>,
     /// Lengths of day and week, and the time zone.
     pub calendar: CalendarConfig,
     /// The experts to combine, without repetition.
@@ -61,6 +65,7 @@ impl ModelConfig {
             interval_ms,
             horizons: ModelConfig::HORIZONS.to_vec(),
             levels: ModelConfig::LEVELS.to_vec(),
+            windows: Vec::new(),
             calendar: CalendarConfig::default(),
             experts: ExpertKind::DEFAULT.to_vec(),
         }
@@ -78,6 +83,15 @@ impl ModelConfig {
         }
         horizons.push(reach);
         self.horizons = horizons;
+        self.windows.retain(|&steps| steps <= reach);
+        self
+    }
+
+    /// The same, forecasting also the highest value of windows of so many steps; longer ones than the forecast
+    /// reaches are left out.
+    pub fn with_windows(mut self, windows: &[u32]) -> Self {
+        let reach = self.horizons.last().copied().unwrap_or(0);
+        self.windows = windows.iter().copied().filter(|&steps| steps <= reach).collect();
         self
     }
 
@@ -89,6 +103,10 @@ impl ModelConfig {
         problems.extend(ascending(is_strictly_ascending(&self.levels), "levels"));
         if self.horizons.first() == Some(&0) || self.horizons.last().is_some_and(|&last| last > 10_000) {
             problems.push("horizons must be between 1 and 10000 steps".to_owned());
+        }
+        let reach = self.horizons.last().copied().unwrap_or(0);
+        if !self.windows.is_sorted_by(|a, b| a < b) || self.windows.iter().any(|&steps| steps == 0 || steps > reach) {
+            problems.push(format!("windows must be ascending and between 1 and the last horizon ({reach} steps)"));
         }
         if !self.levels.iter().all(|level| *level > 0.0 && *level < 1.0) {
             problems.push("levels must lie inside (0, 1)".to_owned());
@@ -216,7 +234,9 @@ struct Body {
     horizons: Vec<Horizon>,
     /// The newest direct forecasts, one a horizon; empty before the first sample.
     newest: Vec<Direct>,
+    peaks: Peaks,
     score: Score,
+    shift: ShiftDetector,
     /// Place of the horizon that [`Model::maintain`] has to refit.
     refit_due: Option<usize>,
 }
@@ -229,7 +249,9 @@ impl Body {
             history: History::new(seasons),
             horizons: config.horizons.iter().map(horizon).collect(),
             newest: Vec::new(),
+            peaks: Peaks::new(&config.windows, &config.levels, seasons.day_steps),
             score: Score::new(config.levels.len()),
+            shift: ShiftDetector::new(),
             refit_due: None,
         }
     }
@@ -250,7 +272,9 @@ impl Body {
                 .iter()
                 .zip(&config.horizons)
                 .all(|(direct, &steps)| direct.steps == steps && direct.fits(config.levels.len()))
+            && self.peaks.fits(&config.windows, &config.levels, seasons.day_steps)
             && self.score.fits(config.levels.len())
+            && self.shift.fits()
     }
 }
 
@@ -269,7 +293,7 @@ struct Read {
 
 impl Model {
     /// Version of the serialised layout; it changes with any change of meaning.
-    pub const VERSION: u32 = 2;
+    pub const VERSION: u32 = 3;
 
     /// A model that has seen nothing.
     ///
@@ -302,6 +326,11 @@ impl Model {
     /// True until a whole day was seen: the seasonal experts have nothing to say yet.
     pub fn is_cold(&self) -> bool {
         self.body.history.samples < self.seasons.day_steps
+    }
+
+    /// True for a day after the one-step errors changed beyond chance: the load is not what it was.
+    pub fn is_shifted(&self) -> bool {
+        self.body.shift.is_flagged(self.seasons.day_steps)
     }
 
     /// Error of the one-step forecast lately.
@@ -342,12 +371,30 @@ impl Model {
 
     fn step(&mut self, index: i64, start_ms: EpochMs, value: f64) {
         self.learn(index, start_ms, value);
+        self.body.peaks.observe(index, value);
         let phase = self.calendar.phase(start_ms);
         self.body.history.observe(self.seasons, &self.calendar, phase, start_ms, value);
         self.refresh();
         self.body.refit_due = self.next_refit();
         let now = Now { history: &self.body.history, seasons: self.seasons, calendar: &self.calendar };
         self.body.newest = self.body.horizons.iter_mut().filter_map(|horizon| horizon.forecast(now)).collect();
+        if !self.body.peaks.is_empty() {
+            let steps = self.steps();
+            let slot = self.calendar.day_slot(phase, self.body.peaks.slots());
+            let level = self.body.history.level();
+            self.body.peaks.forecast(Outlook { origin: index, level, slot, steps: &steps });
+        }
+    }
+
+    /// The forecast of every step up to the last horizon.
+    fn steps(&self) -> Vec<StepForecast> {
+        let history = &self.body.history;
+        let origin = history.series.newest().map_or(0, |(index, _)| index);
+        let shape = |steps: u32| {
+            let phase = self.calendar.phase(history.series.start_ms(origin + i64::from(steps)));
+            history.profile.week(&self.calendar, phase).or_else(|| history.profile.day(&self.calendar, phase))
+        };
+        forecast::interpolate(history.last_value(), &self.body.newest, shape)
     }
 
     /// Does the costly work that fell due: a caller may do it after the forecast is out, before the next sample.
@@ -384,6 +431,7 @@ impl Model {
             let Some(met) = horizon.learn(now, index, start_ms, &fourier, value) else { continue };
             if steps == 1 {
                 let naive = now.history.series.at(index - self.seasons.day_steps as i64);
+                self.body.shift.observe(value - met.median, self.seasons.week_steps);
                 self.body.score.add(value, met.median, &met.quantiles, naive, self.seasons.day_steps);
             }
         }
@@ -407,26 +455,26 @@ impl Model {
     /// The forecast of every step up to the last horizon, from the newest interval; `None` before the first sample.
     pub fn forecast(&self) -> Option<Forecast> {
         let history = &self.body.history;
-        let (origin, start_ms) = history.series.newest()?;
-        let shape = |steps: u32| {
-            let phase = self.calendar.phase(history.series.start_ms(origin + i64::from(steps)));
-            history.profile.week(&self.calendar, phase).or_else(|| history.profile.day(&self.calendar, phase))
-        };
+        let (_, start_ms) = history.series.newest()?;
         let first = self.body.horizons.first();
         Some(Forecast {
             origin_ms: start_ms + self.config.interval_ms as i64,
             interval_ms: self.config.interval_ms,
             last_value: history.last_value(),
-            steps: forecast::interpolate(history.last_value(), &self.body.newest, shape),
+            steps: self.steps(),
+            peaks: self.body.peaks.newest(),
             weights: first.map(|horizon| horizon.weights().collect()).unwrap_or_default(),
             samples: history.samples,
             cold: self.is_cold(),
+            shift: self.is_shifted(),
         })
     }
 
     /// Most bytes that this model ever takes for its numbers.
     pub fn memory_bytes(&self) -> usize {
-        self.body.history.memory_bytes() + self.body.horizons.iter().map(Horizon::memory_bytes).sum::<usize>()
+        self.body.history.memory_bytes()
+            + self.body.peaks.memory_bytes()
+            + self.body.horizons.iter().map(Horizon::memory_bytes).sum::<usize>()
     }
 
     /// The whole state as JSON; [`Model::from_json`] gives back a model that goes on exactly as this one would.

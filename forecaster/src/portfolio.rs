@@ -17,7 +17,7 @@ use crate::model::{Model, Observation, Rejection};
 use runtime::TopicPartition;
 use schemas::EpochMs;
 use schemas::state::ForecasterState;
-use schemas::workload::{ForecastError, ForecastStep, WorkloadForecast, WorkloadObserved};
+use schemas::workload::{ForecastError, ForecastPeak, ForecastStep, WorkloadForecast, WorkloadObserved};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as MapEntry;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -306,6 +306,11 @@ impl Entry {
             mean_rps: step.mean,
             quantiles_rps: step.quantiles.clone(),
         });
+        let peaks = forecast.peaks.iter().map(|peak| ForecastPeak {
+            steps: peak.steps,
+            quantiles_rps: peak.quantiles.clone(),
+            coverage: peak.coverage.clone(),
+        });
         Some(WorkloadForecast {
             schema: Default::default(),
             service: service.to_owned(),
@@ -313,11 +318,13 @@ impl Entry {
             interval_ms: forecast.interval_ms,
             levels: self.model.config().levels.clone(),
             steps: steps.collect(),
+            peaks: peaks.collect(),
             last_observed_rps: forecast.last_value,
             weights: forecast.weights.iter().map(|(kind, weight)| (kind.name().to_owned(), *weight)).collect(),
             error: ForecastError { mae_rps: error.mae, mase: error.mase, coverage: error.coverage },
             samples: forecast.samples,
             cold_start: forecast.cold,
+            shift: forecast.shift,
         })
     }
 }

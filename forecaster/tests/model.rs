@@ -10,7 +10,7 @@ const HOUR_MS: i64 = 3_600_000;
 const START_MS: i64 = 1_700_000_400_000 / HOUR_MS * HOUR_MS;
 
 fn hourly() -> ModelConfig {
-    ModelConfig { horizons: vec![1, 2, 6, 12], ..ModelConfig::new(HOUR_MS as u64) }
+    ModelConfig { horizons: vec![1, 2, 6, 12], windows: vec![1, 4, 12], ..ModelConfig::new(HOUR_MS as u64) }
 }
 
 fn model(config: ModelConfig) -> Model {
@@ -55,6 +55,16 @@ fn assert_sound(model: &Model) {
         }
         assert!(step.quantiles.is_sorted(), "{step:?}");
     }
+    assert_eq!(forecast.peaks.iter().map(|peak| peak.steps).collect::<Vec<_>>(), config.windows);
+    for peak in &forecast.peaks {
+        assert!(peak.quantiles.len() == config.levels.len() && peak.quantiles.is_sorted(), "{peak:?}");
+        assert!(peak.quantiles.iter().all(|quantile| quantile.is_finite() && *quantile >= 0.0), "{peak:?}");
+        assert!(peak.coverage.iter().all(|share| (0.0..=1.0).contains(share)), "{peak:?}");
+    }
+    for pair in forecast.peaks.windows(2) {
+        let rises = pair[0].quantiles.iter().zip(&pair[1].quantiles).all(|(shorter, longer)| shorter <= longer);
+        assert!(rises, "the highest of more intervals is no lower: {pair:?}");
+    }
     let weights: f64 = forecast.weights.iter().map(|(_, weight)| weight).sum();
     assert!((weights - 1.0).abs() < 1e-9 && forecast.weights.iter().all(|(_, weight)| *weight >= 0.0));
     let error = model.recent_error();
@@ -67,7 +77,8 @@ fn assert_identical(a: &Model, b: &Model) {
         let forecast = forecast(model);
         let steps =
             forecast.steps.iter().flat_map(|step| [step.mean, step.median].into_iter().chain(step.quantiles.clone()));
-        steps.chain(forecast.weights.iter().map(|(_, weight)| *weight)).map(f64::to_bits).collect()
+        let peaks = forecast.peaks.iter().flat_map(|peak| peak.quantiles.clone());
+        steps.chain(peaks).chain(forecast.weights.iter().map(|(_, weight)| *weight)).map(f64::to_bits).collect()
     };
     assert_eq!(bits(a), bits(b));
     assert_eq!(forecast(a), forecast(b));

@@ -92,6 +92,7 @@ fn instance(seed: u64) -> PlanInputs {
         error: ForecastError::default(),
         samples: 1,
         cold_start: false,
+        ..WorkloadForecast::default()
     };
     let load = ServiceLoad { forecast: Some(forecast), ..ServiceLoad::default() };
     let service = Service { name: "s".into(), slo_ms: 200.0, load, ..Service::default() };

@@ -105,6 +105,7 @@ fn instance(seed: u64, services: usize, flavors: usize, steps: i64) -> PlanInput
             error: ForecastError::default(),
             samples: 1,
             cold_start: false,
+            ..WorkloadForecast::default()
         };
         let point = |workers: u32| {
             let ms = core_ms * (1.0 + 0.05 * f64::from(workers - 1));

@@ -1,7 +1,7 @@
 //! How much load each service must carry, one set-up time ahead.
 //!
-//! The demand is the highest forecast quantile between now and the time when a node ordered at the *next* decision
-//! would be ready. Two things correct it:
+//! The demand is the forecast quantile of the highest rate between now and the time when a node ordered at the *next*
+//! decision would be ready; from a forecast without those, the highest of its steps' quantiles. Two things correct it:
 //!
 //! - the **nowcast guard**: when the rate just observed, less one standard deviation, is above that forecast, the
 //!   near path is lifted to the observed rate and what it takes to work off the backlog within a period;
@@ -98,9 +98,11 @@ struct Peak {
     short: bool,
 }
 
-/// Highest quantile in `[from, to)`. `None` when the forecast says nothing about `from`.
+/// Quantile of the highest rate in `[from, to)`, else the highest quantile of its steps. `None` when the forecast says
+/// nothing about `from`.
 fn peak(forecast: &WorkloadForecast, quantile: f64, from_ms: EpochMs, to_ms: EpochMs) -> Option<Peak> {
-    let rps = forecast.max_quantile_rps(quantile, from_ms, to_ms)?;
+    let of_steps = forecast.max_quantile_rps(quantile, from_ms, to_ms)?;
+    let rps = forecast.peak_quantile_rps(quantile, from_ms, to_ms).unwrap_or(of_steps);
     let last = forecast.steps.last()?;
     let end_ms = last.start_ms + forecast.interval_ms as i64;
     (rps.is_finite() && end_ms > from_ms).then_some(Peak { rps: rps.max(0.0), short: end_ms < to_ms })
@@ -165,6 +167,7 @@ mod tests {
     use super::*;
     use crate::testing::{forecast, service};
     use proptest::prelude::*;
+    use schemas::workload::ForecastPeak;
 
     fn observed(rate_rps: f64) -> Option<ObservedRate> {
         Some(ObservedRate { start_ms: 0, window_ms: 20_000, rate_rps })
@@ -188,6 +191,18 @@ mod tests {
         s.load.forecast = Some(forecast("s", 0, &[60.0, 10.0, 10.0]));
         assert_eq!(demand(&s, 0, None, 9_999, &settings()).rps, 60.0);
         assert_eq!(demand(&s, 0, None, 10_000, &settings()).rps, 10.0);
+    }
+
+    #[test]
+    fn the_quantile_of_the_peak_counts_where_the_forecast_has_it() {
+        let mut s = service("s");
+        let mut f = forecast("s", 0, &[10.0, 20.0, 30.0]);
+        let peak = |steps, rate| ForecastPeak { steps, quantiles_rps: vec![rate], coverage: Vec::new() };
+        f.peaks = vec![peak(1, 12.0), peak(2, 25.0), peak(3, 40.0)];
+        s.load.forecast = Some(f);
+        assert_eq!(demand(&s, 0, None, 0, &settings()).rps, 12.0);
+        assert_eq!(demand(&s, 10_001, None, 0, &settings()).rps, 40.0);
+        assert_eq!(demand(&s, 0, None, 20_000, &settings()).rps, 30.0, "too old for its peaks: the step's own");
     }
 
     #[test]

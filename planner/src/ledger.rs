@@ -146,6 +146,7 @@ fn flat(service: &str, rate_rps: f64, settings: &Settings, from_ms: EpochMs) -> 
         error: ForecastError::default(),
         samples: 0,
         cold_start: false,
+        ..WorkloadForecast::default()
     }
 }
 

@@ -66,6 +66,7 @@ pub(crate) fn forecast(service: &str, origin_ms: EpochMs, rates_rps: &[f64]) -> 
         error: ForecastError::default(),
         samples: 100,
         cold_start: false,
+        ..WorkloadForecast::default()
     }
 }
 

@@ -15,13 +15,16 @@
 //! Left out: confidence intervals, pages to look at.
 
 mod csv;
+mod peaks;
 
 pub use csv::{CsvError, CsvSeries};
+pub use peaks::PeakScore;
 
 use crate::calendar::CalendarConfig;
 use crate::expert::{ExpertKind, UnknownExpert};
-use crate::forecast::StepForecast;
+use crate::forecast::{Forecast, StepForecast};
 use crate::model::{ConfigError, Model, ModelConfig};
+use peaks::{Outcome, PeakTally};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -64,6 +67,8 @@ pub struct Options {
     pub train: f64,
     /// Levels to score, ascending.
     pub levels: Vec<f64>,
+    /// Windows whose highest value is scored, steps, ascending; those beyond the last horizon are left out.
+    pub windows: Vec<u32>,
     /// What to measure.
     pub method: Method,
     /// Lengths of day and week, and the time zone.
@@ -76,6 +81,7 @@ impl Default for Options {
             horizons: vec![1, 2, 6, 12],
             train: 0.65,
             levels: ModelConfig::LEVELS.to_vec(),
+            windows: Vec::new(),
             method: Method::Ensemble,
             calendar: CalendarConfig::default(),
         }
@@ -122,6 +128,9 @@ pub struct Report {
     pub bytes_per_series: usize,
     /// Scores by horizon.
     pub horizons: Vec<HorizonScore>,
+    /// Scores of the highest value of a window, by its length; only what was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub peaks: Vec<PeakScore>,
 }
 
 /// Scores of one horizon; see the module's documentation. `None` where a divisor is zero.
@@ -274,6 +283,7 @@ pub fn run_in_detail(series: &CsvSeries, options: &Options) -> Result<Detail, Er
     }
     let config = ModelConfig {
         horizons: options.horizons.clone(),
+        windows: options.windows.iter().copied().filter(|steps| Some(steps) <= options.horizons.last()).collect(),
         levels: options.levels.clone(),
         calendar: options.calendar.clone(),
         experts: match options.method {
@@ -290,8 +300,21 @@ pub fn run_in_detail(series: &CsvSeries, options: &Options) -> Result<Detail, Er
         return Err(Error::TooShort { rows, split });
     }
     let mut tallies: Vec<Tally> = options.horizons.iter().map(|_| Tally::new(options.levels.len())).collect();
+    let mut peaks: Vec<PeakTally> =
+        model.config().windows.iter().map(|&steps| PeakTally::new(steps, options.levels.len())).collect();
     let mut forecasts = Vec::new();
-    let spent = replay(series, &mut model, |origin, steps| {
+    let spent = replay(series, &mut model, |origin, forecast| {
+        let steps = &forecast.steps;
+        let day = forecast.origin_ms.div_euclid(options.calendar.day_ms as i64);
+        for tally in peaks.iter_mut().filter(|_| origin + 1 >= first_target) {
+            let window = series.values.get(origin + 1..=origin + tally.steps()).unwrap_or_default();
+            let highest = window.iter().copied().reduce(|a, b| Some(a?.max(b?))).flatten();
+            if let (Some(highest), Some(peak)) = (highest, tally.of(&forecast.peaks)) {
+                let of_steps = highest_quantiles(&steps[..tally.steps()]);
+                let outcome = Outcome { day, highest, quantiles: &peak.quantiles, of_steps: &of_steps };
+                tally.add(&outcome, &options.levels);
+            }
+        }
         for (&h, tally) in options.horizons.iter().zip(&mut tallies) {
             let target = origin + h as usize;
             let value = series.values.get(target).copied().flatten();
@@ -313,8 +336,18 @@ pub fn run_in_detail(series: &CsvSeries, options: &Options) -> Result<Detail, Er
         background_us_per_step: spent.background.as_secs_f64() * 1e6 / rows as f64,
         bytes_per_series: model.memory_bytes(),
         horizons: scores.collect(),
+        peaks: peaks.iter().map(|tally| tally.score(&options.levels)).collect(),
     };
     Ok(Detail { report, levels: options.levels.clone(), first_target, forecasts })
+}
+
+/// The highest quantile of the steps, by level.
+fn highest_quantiles(steps: &[StepForecast]) -> Vec<f64> {
+    let mut highest = vec![0.0_f64; steps.first().map_or(0, |step| step.quantiles.len())];
+    for step in steps {
+        highest.iter_mut().zip(&step.quantiles).for_each(|(highest, quantile)| *highest = highest.max(*quantile));
+    }
+    highest
 }
 
 /// Where the time went.
@@ -325,7 +358,7 @@ struct Spent {
 }
 
 /// Feeds the series and hands out every forecast; returns the times that the model took.
-fn replay(series: &CsvSeries, model: &mut Model, mut seen: impl FnMut(usize, &[StepForecast])) -> Spent {
+fn replay(series: &CsvSeries, model: &mut Model, mut seen: impl FnMut(usize, &Forecast)) -> Spent {
     let mut spent = Spent::default();
     for (origin, value) in series.values.iter().enumerate() {
         let Some(value) = *value else { continue };
@@ -338,7 +371,7 @@ fn replay(series: &CsvSeries, model: &mut Model, mut seen: impl FnMut(usize, &[S
         model.maintain();
         spent.background += began.elapsed();
         if let Some(forecast) = forecast {
-            seen(origin, &forecast.steps);
+            seen(origin, &forecast);
         }
     }
     spent

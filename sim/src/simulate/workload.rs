@@ -252,6 +252,7 @@ impl Source<'_> {
             error: ForecastError::default(),
             samples: 0,
             cold_start: false,
+            ..WorkloadForecast::default()
         }
     }
 

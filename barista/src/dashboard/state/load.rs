@@ -286,6 +286,7 @@ mod tests {
             error: ForecastError { mae_rps: Some(1.0), mase: None, coverage: vec![] },
             samples: 10,
             cold_start: false,
+            ..WorkloadForecast::default()
         }
     }
 
