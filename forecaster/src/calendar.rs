@@ -5,7 +5,7 @@
 //!
 //! Invariants: a pure function of the instant; phases are in `[0, 1)`.
 //!
-//! Left out: holidays.
+//! A holiday counts as a Sunday, so that slots, profiles and features of the week need not know of it.
 
 use schemas::EpochMs;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,8 @@ pub const DAY_MS: u64 = 86_400_000;
 pub(crate) const FOURIER: usize = 20;
 const DAY_HARMONICS: usize = 4;
 const WEEK_HARMONICS: usize = 3;
+/// Days from the begin of a week, which is a Thursday like the first of 1970, to its Sunday.
+const SUNDAY: u64 = 3;
 
 /// Lengths of the two seasons, and whose clock they follow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,11 +29,14 @@ pub struct CalendarConfig {
     pub week_ms: u64,
     /// IANA name of the time zone whose wall clock the load follows; only for real days, `UTC` otherwise.
     pub timezone: String,
+    /// Days that are like Sundays, as `2026-12-25` on that wall clock; only for real days and weeks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holidays: Vec<String>,
 }
 
 impl Default for CalendarConfig {
     fn default() -> Self {
-        CalendarConfig { day_ms: DAY_MS, week_ms: 7 * DAY_MS, timezone: "UTC".to_owned() }
+        CalendarConfig { day_ms: DAY_MS, week_ms: 7 * DAY_MS, timezone: "UTC".to_owned(), holidays: Vec::new() }
     }
 }
 
@@ -73,6 +78,14 @@ impl CalendarConfig {
                 problems.push(format!("timezone `{}` is not known: {error}", self.timezone));
             }
         }
+        if !self.holidays.is_empty() && (self.day_ms != DAY_MS || self.week_ms != 7 * DAY_MS) {
+            problems.push("holidays need a day of 24 hours and a week of seven days".to_owned());
+        }
+        for holiday in &self.holidays {
+            if let Err(error) = holiday.parse::<jiff::civil::Date>() {
+                problems.push(format!("holiday `{holiday}` is no date such as 2026-12-25: {error}"));
+            }
+        }
         problems
     }
 }
@@ -91,19 +104,45 @@ pub(crate) struct Phase {
 pub(crate) struct Calendar {
     config: CalendarConfig,
     zone: Option<jiff::tz::TimeZone>,
+    /// Days since the epoch, on the zone's clock, ascending.
+    holidays: Vec<i64>,
+}
+
+/// Parts of the seasons that have gone by, and whether the day is a holiday.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct SeasonParts {
+    /// In `[0, 1)`.
+    pub(crate) day: f64,
+    /// In `[0, 1)`; not moved by holidays.
+    pub(crate) week: f64,
+    pub(crate) holiday: bool,
 }
 
 impl Calendar {
     /// Falls back on UTC for a zone that does not exist: `problems` has refused it before.
     pub(crate) fn new(config: &CalendarConfig) -> Self {
         let zone = if config.is_utc() { None } else { jiff::tz::TimeZone::get(&config.timezone).ok() };
-        Calendar { config: config.clone(), zone }
+        let mut holidays: Vec<i64> = config.holidays.iter().filter_map(|date| days_since_epoch(date)).collect();
+        holidays.sort_unstable();
+        Calendar { config: config.clone(), zone, holidays }
     }
 
     pub(crate) fn phase(&self, at_ms: EpochMs) -> Phase {
         let local = at_ms + self.offset_ms(at_ms);
         let within = |season: u64| local.rem_euclid(season.max(1) as i64) as u64;
-        Phase { day_ms: within(self.config.day_ms), week_ms: within(self.config.week_ms) }
+        let day_ms = within(self.config.day_ms);
+        let week_ms = if self.is_holiday(local) { SUNDAY * DAY_MS + day_ms } else { within(self.config.week_ms) };
+        Phase { day_ms, week_ms }
+    }
+
+    pub(crate) fn seasons(&self, at_ms: EpochMs) -> SeasonParts {
+        let local = at_ms + self.offset_ms(at_ms);
+        let part = |season: u64| local.rem_euclid(season.max(1) as i64) as f64 / season.max(1) as f64;
+        SeasonParts { day: part(self.config.day_ms), week: part(self.config.week_ms), holiday: self.is_holiday(local) }
+    }
+
+    fn is_holiday(&self, local_ms: i64) -> bool {
+        !self.holidays.is_empty() && self.holidays.binary_search(&local_ms.div_euclid(DAY_MS as i64)).is_ok()
     }
 
     fn offset_ms(&self, at_ms: EpochMs) -> i64 {
@@ -136,13 +175,19 @@ impl Calendar {
     }
 }
 
+fn days_since_epoch(date: &str) -> Option<i64> {
+    let date = date.parse::<jiff::civil::Date>().ok()?;
+    let midnight = jiff::tz::TimeZone::UTC.to_timestamp(date.at(0, 0, 0, 0)).ok()?;
+    Some(midnight.as_millisecond().div_euclid(DAY_MS as i64))
+}
+
 fn slot(within_ms: u64, season_ms: u64, slots: usize) -> usize {
     let index = u128::from(within_ms) * slots as u128 / u128::from(season_ms.max(1));
     (index as usize).min(slots.saturating_sub(1))
 }
 
 /// `sin` and `cos` of 1, 2, 3… turns, by the addition theorem: one call of `sin_cos` for all.
-fn harmonics(turns: f64, out: &mut [f64]) {
+pub(crate) fn harmonics(turns: f64, out: &mut [f64]) {
     let (sin, cos) = (std::f64::consts::TAU * turns).sin_cos();
     let (mut s, mut c) = (sin, cos);
     for pair in out.chunks_exact_mut(2) {
@@ -180,6 +225,42 @@ mod tests {
         assert_eq!(calendar.day_slot(calendar.phase(after), 24), 12);
     }
 
+    /// Both changes of a year in Helsinki: local hours stay in their slots, the day that is an hour shorter lacks one
+    /// slot, and the longer one has it twice.
+    #[test]
+    fn both_changes_of_the_clock_keep_the_slots_of_the_day() {
+        let calendar =
+            Calendar::new(&CalendarConfig { timezone: "Europe/Helsinki".to_owned(), ..CalendarConfig::default() });
+        let slots = |local_midnight_ms: i64, hours: i64| -> Vec<usize> {
+            (0..hours).map(|h| calendar.day_slot(calendar.phase(local_midnight_ms + h * HOUR_MS), 24)).collect()
+        };
+        let spring = slots(1_711_836_000_000, 23); // 2024-03-31
+        assert_eq!(spring, (0..24).filter(|&hour| hour != 3).collect::<Vec<_>>());
+        let autumn = slots(1_729_976_400_000, 25); // 2024-10-27
+        assert_eq!(autumn, [(0..=3).collect::<Vec<_>>(), (3..24).collect()].concat());
+    }
+
+    #[test]
+    fn a_holiday_is_a_sunday_on_the_local_clock() {
+        let zone = CalendarConfig {
+            timezone: "Europe/Helsinki".to_owned(),
+            holidays: vec!["2024-12-25".to_owned()],
+            ..CalendarConfig::default()
+        };
+        let calendar = Calendar::new(&zone);
+        let sunday = calendar.phase(1_734_861_600_000); // 2024-12-22 12:00 in Helsinki
+        let christmas = 1_734_861_600_000 + 72 * HOUR_MS;
+        assert_eq!(calendar.phase(christmas), sunday);
+        assert_ne!(calendar.phase(christmas + 24 * HOUR_MS).week_ms, sunday.week_ms);
+        let at = |hour: i64| calendar.seasons(christmas + (hour - 12) * HOUR_MS).holiday;
+        assert_eq!([at(-1), at(0), at(23), at(24)], [false, true, true, false]);
+        let wrong = CalendarConfig { holidays: vec!["25.12.".to_owned()], ..CalendarConfig::default() };
+        assert!(wrong.problems().iter().any(|problem| problem.contains("25.12.")));
+        let short =
+            CalendarConfig { holidays: vec!["2024-12-25".to_owned()], ..CalendarConfig::compressed(60.0, 1000) };
+        assert!(short.problems().iter().any(|problem| problem.contains("24 hours")));
+    }
+
     #[test]
     fn instants_before_the_epoch_have_phases_too() {
         let calendar = Calendar::new(&CalendarConfig::default());
@@ -210,7 +291,8 @@ mod tests {
     #[test]
     fn impossible_calendars_are_named() {
         let check = |day_ms, week_ms, timezone: &str, word: &str| {
-            let problems = CalendarConfig { day_ms, week_ms, timezone: timezone.to_owned() }.problems();
+            let problems =
+                CalendarConfig { day_ms, week_ms, timezone: timezone.to_owned(), holidays: Vec::new() }.problems();
             assert!(problems.iter().any(|problem| problem.contains(word)), "{problems:?} should name {word}");
         };
         check(0, 0, "UTC", "day");

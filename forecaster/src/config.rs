@@ -7,6 +7,17 @@ use runtime::config::ConfigDuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// What forecasts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelKind {
+    /// The online ensemble of `experts`.
+    #[default]
+    Ensemble,
+    /// Trend, seasonality and compensator: a reconstruction of BARISTA (IC2E 2019).
+    Barista2019,
+}
+
 /// From one step to an hour of minutes.
 const WINDOWS: [u32; 6] = [1, 2, 6, 12, 30, 60];
 
@@ -29,7 +40,11 @@ pub struct Config {
     pub week: ConfigDuration,
     /// IANA name of the time zone whose wall clock the load follows; only with a day of 24 hours.
     pub timezone: String,
-    /// Names of the experts to combine.
+    /// Days that the load takes for Sundays, as `2026-12-25` on that wall clock; only with a day of 24 hours.
+    pub holidays: Vec<String>,
+    /// What forecasts: the online ensemble, or the reconstruction of BARISTA's method of 2019 for comparison.
+    pub model: ModelKind,
+    /// Names of the experts that the ensemble combines.
     pub experts: Vec<ExpertKind>,
     /// Intervals between two writes of a service's state. A restart replays at most that many and loses none.
     pub state_interval: u32,
@@ -46,6 +61,8 @@ impl Default for Config {
             day: ConfigDuration::from_millis(DAY_MS),
             week: ConfigDuration::from_millis(7 * DAY_MS),
             timezone: "UTC".to_owned(),
+            holidays: Vec::new(),
+            model: ModelKind::Ensemble,
             experts: ExpertKind::DEFAULT.to_vec(),
             state_interval: 60,
             max_services: 1000,
@@ -91,13 +108,17 @@ impl Config {
             day_ms: self.day.as_ms().max(0) as u64,
             week_ms: self.week.as_ms().max(0) as u64,
             timezone: self.timezone.clone(),
+            holidays: self.holidays.clone(),
         };
         if self.is_compressed() {
             calendar = calendar.rounded(interval_ms);
         }
         let model = ModelConfig {
             levels: self.levels.clone(),
-            experts: self.experts.clone(),
+            experts: match self.model {
+                ModelKind::Ensemble => self.experts.clone(),
+                ModelKind::Barista2019 => vec![ExpertKind::Barista2019],
+            },
             calendar,
             ..ModelConfig::new(interval_ms)
         };
@@ -157,9 +178,16 @@ mod tests {
         check(|config| config.day = ConfigDuration::from_millis(0), "day");
         check(|config| config.week = ConfigDuration::from_millis(1), "week");
         check(|config| config.timezone = "Europe/Atlantis".to_owned(), "timezone");
+        check(|config| config.holidays = vec!["Christmas".to_owned()], "Christmas");
         check(|config| config.experts = Vec::new(), "experts");
         check(|config| config.state_interval = 0, "state_interval");
         check(|config| config.max_services = 0, "max_services");
+    }
+
+    #[test]
+    fn the_baseline_is_chosen_by_name() {
+        let parsed: Config = serde_json::from_str(r#"{"model": "barista2019"}"#).unwrap_or_default();
+        assert_eq!(parsed.model(60_000).experts, [ExpertKind::Barista2019]);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //!
 //! Left out: exogenous regressors.
 
+mod barista2019;
 mod ewma;
 pub(crate) mod hour_ridge;
 mod last_value;
@@ -19,6 +20,7 @@ pub(crate) mod trees;
 
 use crate::calendar::Calendar;
 use crate::history::{History, Seasons};
+use barista2019::Barista2019;
 use hour_ridge::HourRidge;
 use ridge::{Inputs, Link, Ridge};
 use schemars::JsonSchema;
@@ -67,11 +69,17 @@ pub enum ExpertKind {
     Trees,
     /// Regression over the other experts' forecasts.
     Stack,
+    /// Trend, seasonality and a compensator: a reconstruction of BARISTA (IC2E 2019); the better compensator is used.
+    Barista2019,
+    /// The same with the ridge compensator.
+    Barista2019Ridge,
+    /// The same with the boosted trees.
+    Barista2019Trees,
 }
 
 impl ExpertKind {
     /// Every expert.
-    pub const ALL: [ExpertKind; 16] = [
+    pub const ALL: [ExpertKind; 19] = [
         ExpertKind::LastValue,
         ExpertKind::EwmaFast,
         ExpertKind::EwmaMedium,
@@ -88,6 +96,9 @@ impl ExpertKind {
         ExpertKind::RidgeHour,
         ExpertKind::Trees,
         ExpertKind::Stack,
+        ExpertKind::Barista2019,
+        ExpertKind::Barista2019Ridge,
+        ExpertKind::Barista2019Trees,
     ];
 
     /// The experts of the default ensemble. Of the large ridges it has one: on the recorded series any two or all six
@@ -125,6 +136,9 @@ impl ExpertKind {
             ExpertKind::RidgeHour => "ridge_hour",
             ExpertKind::Trees => "trees",
             ExpertKind::Stack => "stack",
+            ExpertKind::Barista2019 => "barista2019",
+            ExpertKind::Barista2019Ridge => "barista2019_ridge",
+            ExpertKind::Barista2019Trees => "barista2019_trees",
         }
     }
 
@@ -196,13 +210,15 @@ pub(crate) struct Expert {
     hours: Option<HourRidge>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     trees: Option<Trees>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    barista2019: Option<Barista2019>,
 }
 
 impl Expert {
     pub(crate) fn new(kind: ExpertKind, seasons: Seasons) -> Self {
         let hours = (kind == ExpertKind::RidgeHour).then(|| HourRidge::new(seasons.day_steps));
         let trees = (kind == ExpertKind::Trees).then(Trees::default);
-        Expert { kind, ridge: kind.ridge(), hours, trees }
+        Expert { kind, ridge: kind.ridge(), hours, trees, barista2019: Barista2019::of(kind) }
     }
 
     pub(crate) fn kind(&self) -> ExpertKind {
@@ -214,6 +230,7 @@ impl Expert {
             && both(&self.ridge, &fresh.ridge, Ridge::fits)
             && both(&self.hours, &fresh.hours, HourRidge::fits)
             && both(&self.trees, &fresh.trees, |trees, _| trees.fits())
+            && both(&self.barista2019, &fresh.barista2019, Barista2019::fits)
     }
 
     pub(crate) fn predict(&self, origin: &Origin<'_>) -> Option<f64> {
@@ -238,6 +255,9 @@ impl Expert {
                 .and_then(|trees| trees.predict(origin.history, origin.seasons, origin.calendar, origin.target)),
             // It needs the others' forecasts: the horizon asks it last.
             ExpertKind::Stack => None,
+            ExpertKind::Barista2019 | ExpertKind::Barista2019Ridge | ExpertKind::Barista2019Trees => {
+                self.barista2019.as_ref().and_then(|method| method.predict(origin))
+            }
         };
         let forecast = forecast.filter(|_| !self.is_learning(origin));
         forecast.filter(|value| value.is_finite()).map(|value| value.clamp(0.0, origin.history.cap()))
@@ -268,7 +288,7 @@ impl Expert {
 
     /// True if there is something for [`Expert::refit`] to do.
     pub(crate) fn can_refit(&self) -> bool {
-        self.trees.is_some()
+        self.trees.is_some() || self.barista2019.is_some()
     }
 
     /// Learns anew from the recorded past, for forecasts `steps` ahead.
@@ -276,10 +296,14 @@ impl Expert {
         if let Some(trees) = &mut self.trees {
             *trees = Trees::fit(history, seasons, calendar, steps);
         }
+        if let Some(method) = &mut self.barista2019 {
+            method.refit(history, calendar, steps);
+        }
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
         self.trees.as_ref().map_or(0, |_| Trees::BYTES)
+            + self.barista2019.as_ref().map_or(0, |_| Barista2019::memory_bytes())
             + self.ridge.as_ref().map_or(0, Ridge::memory_bytes)
             + self.hours.as_ref().map_or(0, HourRidge::memory_bytes)
     }

@@ -99,7 +99,7 @@ impl<'a> Arrivals<'a> {
 pub enum Feed {
     /// The ensemble of crate `forecaster`.
     Ensemble,
-    /// A daily and weekly profile with autoregressive errors, alone: a reconstruction of Barista 2019's.
+    /// Trend, seasonality and compensator of crate `forecaster`: a reconstruction of BARISTA's of 2019.
     Barista2019,
     /// The true rate.
     Oracle,
@@ -157,7 +157,7 @@ impl Workload {
         for &feed in feeds {
             let forecasts = match feed {
                 Feed::Ensemble => source.learned(&observed, &ExpertKind::DEFAULT),
-                Feed::Barista2019 => source.learned(&observed, &[ExpertKind::ProfileAr]),
+                Feed::Barista2019 => source.learned(&observed, &[ExpertKind::Barista2019]),
                 Feed::Oracle => source.oracle(),
                 Feed::LastValue => source.last_value(&observed),
             };
