@@ -397,6 +397,11 @@ impl Model {
         forecast::interpolate(history.last_value(), &self.body.newest, shape)
     }
 
+    /// True if [`Model::maintain`] has something to do.
+    pub fn is_maintenance_due(&self) -> bool {
+        self.body.refit_due.is_some()
+    }
+
     /// Does the costly work that fell due: a caller may do it after the forecast is out, before the next sample.
     /// [`Model::observe`] does it otherwise, so that forecasts do not depend on whether this was called.
     pub fn maintain(&mut self) {

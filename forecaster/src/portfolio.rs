@@ -58,6 +58,24 @@ struct Entry {
     unsaved: u32,
     /// What the restored state contained: records before this offset that start no later.
     contained: Option<(i64, EpochMs)>,
+    /// Changes with every sample that the model was shown; no two entries ever have the same.
+    revision: u64,
+}
+
+/// A model to be maintained aside, and what it is a copy of.
+#[derive(Debug)]
+pub(crate) struct Upkeep {
+    service: String,
+    revision: u64,
+    model: Model,
+}
+
+impl Upkeep {
+    /// The costly part.
+    pub(crate) fn done(mut self) -> Self {
+        self.model.maintain();
+        self
+    }
 }
 
 /// See the module's documentation.
@@ -70,6 +88,8 @@ pub(crate) struct Portfolio {
     /// Offset after the newest record seen, for each partition.
     positions: BTreeMap<TopicPartition, i64>,
     committed: BTreeMap<TopicPartition, i64>,
+    /// Newest revision of any entry.
+    revision: u64,
 }
 
 impl Portfolio {
@@ -80,6 +100,7 @@ impl Portfolio {
             restorable: BTreeMap::new(),
             positions: BTreeMap::new(),
             committed: BTreeMap::new(),
+            revision: 0,
         }
     }
 
@@ -112,6 +133,8 @@ impl Portfolio {
             let detail = format!("start {} ms is more than an hour after the clock's {now_ms} ms", observed.start_ms);
             return Taken::Ignored { reason: "ahead_of_clock", detail };
         }
+        self.revision += 1;
+        let revision = self.revision;
         let entry = match self.entry(partition, observed, metrics) {
             Ok(entry) => entry,
             Err(ignored) => return ignored,
@@ -120,6 +143,7 @@ impl Portfolio {
             return Taken::Ignored { reason: "already_in_state", detail: String::new() };
         }
         entry.next_offset = offset + 1;
+        entry.revision = revision;
         let observation = match entry.model.observe(observed.start_ms, observed.rate_rps()) {
             Ok(observation) => observation,
             Err(rejection) => return refuse(rejection),
@@ -254,6 +278,20 @@ impl Portfolio {
         gone
     }
 
+    /// A copy of a series' model whose maintenance is due: [`Upkeep::done`] may run elsewhere meanwhile.
+    pub(crate) fn upkeep(&self, service: &str) -> Option<Upkeep> {
+        let entry = self.series.get(service).filter(|entry| entry.model.is_maintenance_due())?;
+        Some(Upkeep { service: service.to_owned(), revision: entry.revision, model: entry.model.clone() })
+    }
+
+    /// Takes the maintained copy, unless a sample came in between: the model has then done the same work itself.
+    pub(crate) fn upkept(&mut self, upkeep: Upkeep) {
+        let entry = self.series.get_mut(&upkeep.service);
+        if let Some(entry) = entry.filter(|entry| entry.revision == upkeep.revision) {
+            entry.model = upkeep.model;
+        }
+    }
+
     /// Writes a series' gauges.
     pub(crate) fn report(&self, service: &str, metrics: &Metrics) {
         if let Some(entry) = self.series.get(service) {
@@ -281,6 +319,7 @@ impl Entry {
             unsaved_since: None,
             unsaved: stagger(service, config.state_interval),
             contained: None,
+            revision: 0,
         };
         let restored = state.map(|state| (Model::from_json(entry.model.config().clone(), &state.model), state));
         match restored {

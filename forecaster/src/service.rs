@@ -5,11 +5,15 @@
 //! for that, commit. A restart reads `forecaster.state` to its end and goes on at the committed offsets; records
 //! that a state already contains are skipped, so that the next forecast is the one an undisturbed process makes.
 //!
+//! Refits are made after the forecast is out, one at a time on a blocking thread, on a copy of the model: no series
+//! waits for another's. A sample that comes before its series' refit is done makes the model do the refit itself, so
+//! forecasts do not depend on which was first.
+//!
 //! When the sink's queue is full or [`IN_FLIGHT`] deliveries are open, nothing is read until one is done.
 
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::portfolio::{Portfolio, Taken};
+use crate::portfolio::{Portfolio, Taken, Upkeep};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -21,9 +25,10 @@ use schemas::Message;
 use schemas::state::ForecasterState;
 use schemas::topics::{FORECASTER_STATE, WORKLOAD_FORECAST, WORKLOAD_OBSERVED, role_group};
 use schemas::workload::WorkloadObserved;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 /// Most forecasts whose delivery is open.
@@ -75,6 +80,8 @@ pub async fn run(config: Config, context: Context, shutdown: CancellationToken) 
         context,
         source,
         in_flight: FuturesUnordered::new(),
+        upkeep: VecDeque::new(),
+        worker: None,
         backoff: Backoff::new(RETRY_MIN, RETRY_MAX, random_seed()),
         shutdown,
     };
@@ -97,6 +104,9 @@ struct Service {
     source: Box<dyn Source>,
     portfolio: Portfolio,
     in_flight: FuturesUnordered<BoxFuture<'static, Result<Delivery, PortError>>>,
+    /// Series whose model has maintenance due, each at most once.
+    upkeep: VecDeque<String>,
+    worker: Option<JoinHandle<Upkeep>>,
     backoff: Backoff,
     shutdown: CancellationToken,
 }
@@ -106,11 +116,21 @@ impl Service {
         let shutdown = self.shutdown.clone();
         self.context.readiness.set(ROLE, false, "waiting for partitions of workload.observed");
         loop {
+            self.start_upkeep();
             let event = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
                 Some(delivered) = self.in_flight.next() => {
                     self.delivered(delivered)?;
+                    continue;
+                }
+                Some(done) = finished(&mut self.worker) => {
+                    self.worker = None;
+                    match done {
+                        Ok(upkeep) => self.portfolio.upkept(upkeep),
+                        // The model does the work itself with its next sample.
+                        Err(error) => tracing::error!(%error, "maintenance of a model failed"),
+                    }
                     continue;
                 }
                 event = self.source.next(), if self.in_flight.len() < IN_FLIGHT => event,
@@ -127,6 +147,15 @@ impl Service {
         let unsaved = self.portfolio.unsaved(None);
         self.save(unsaved).await?;
         self.commit().await
+    }
+
+    /// Gives the next due model to a blocking thread, if none is there already.
+    fn start_upkeep(&mut self) {
+        while self.worker.is_none() {
+            let Some(service) = self.upkeep.pop_front() else { return };
+            let due = self.portfolio.upkeep(&service);
+            self.worker = due.map(|upkeep| tokio::task::spawn_blocking(move || upkeep.done()));
+        }
     }
 
     async fn handle(&mut self, event: SourceEvent) -> Result<(), Error> {
@@ -181,6 +210,9 @@ impl Service {
         let taken = self.portfolio.take(&partition, record.offset, &observed, now_ms, &self.metrics);
         match taken {
             Taken::Forecast(forecast) => {
+                if !self.upkeep.contains(&observed.service) {
+                    self.upkeep.push_back(observed.service.clone());
+                }
                 self.metrics.step_seconds.observe(began.elapsed().as_secs_f64());
                 self.metrics.observations.inc();
                 self.portfolio.report(&observed.service, &self.metrics);
@@ -307,6 +339,14 @@ impl Service {
             () = tokio::time::sleep(delay) => {}
         }
         Ok(())
+    }
+}
+
+/// What the worker made; `None` if there is none.
+async fn finished(worker: &mut Option<JoinHandle<Upkeep>>) -> Option<Result<Upkeep, JoinError>> {
+    match worker {
+        Some(worker) => Some(worker.await),
+        None => None,
     }
 }
 
