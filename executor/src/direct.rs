@@ -185,10 +185,10 @@ impl Door {
     async fn order(&self, command: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Command) -> Result<(), String> {
         let (done, outcome) = oneshot::channel();
         let node = self.0.node.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let sent = node.map(|node| node.send(NodeEvent::Direct(command(done))));
+        let sent = node.is_some_and(|node| node.send(NodeEvent::Direct(command(done))).is_ok());
         match sent {
-            Some(Ok(())) => outcome.await.unwrap_or_else(|_| Err("the node ended before it answered".to_owned())),
-            _ => Err("no node runs in this process".to_owned()),
+            true => outcome.await.unwrap_or_else(|_| Err("the node ended before it answered".to_owned())),
+            false => Err("no node runs in this process".to_owned()),
         }
     }
 }
@@ -212,7 +212,7 @@ fn admit(service: &Service, mut record: Record, max_rows: u32, received: Instant
         }
         let order = order_key(&record);
         let (sender, answer) = oneshot::channel();
-        let reply = Reply::Direct(DirectReply { service: service.clone(), class, sender });
+        let reply = Reply::Direct(Box::new(DirectReply { service: service.clone(), class, sender }));
         let job = Box::new(Job { record, request, class, order, deadline_ms, received, member: NO_MEMBER, reply });
         match route.pool.push(job) {
             Ok(()) => {

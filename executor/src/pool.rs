@@ -55,7 +55,7 @@ pub(crate) enum Reply {
     /// The group member that read it.
     Member(mpsc::UnboundedSender<Finished>),
     /// Whoever waits at the node's door.
-    Direct(DirectReply),
+    Direct(Box<DirectReply>),
 }
 
 /// A job on the heap: it moves between member, queue and batch.

@@ -67,7 +67,7 @@ async fn answers(bus: &KafkaBus) -> BTreeMap<String, usize> {
 async fn survive(brokers: Brokers, delivery: &str) {
     let kills = std::env::var("DELIVERY_KILLS").ok().map_or(KILLS, |n| n.parse().expect("DELIVERY_KILLS is a number"));
     let seed: u64 = std::env::var("DELIVERY_SEED").ok().map_or_else(rand::random, |s| s.parse().expect("a number"));
-    println!("{delivery}: {kills} kills, seed {seed} (DELIVERY_SEED repeats it)");
+    eprintln!("{delivery}: {kills} kills, seed {seed} (DELIVERY_SEED repeats it)");
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let prefix = unique("delivery-") + ".";
     let bus = Arc::new(brokers.bus(&prefix));
@@ -130,7 +130,7 @@ async fn survive(brokers: Brokers, delivery: &str) {
     }
     let answered = answers(&bus).await;
     let doubled = answered.values().filter(|n| **n > 1).count();
-    println!("{delivery}: {sent} requests, {kills} kills, all answered, {doubled} more than once");
+    eprintln!("{delivery}: {sent} requests, {kills} kills, all answered, {doubled} more than once");
     assert_eq!(answered.len(), sent, "answers to requests that nobody sent, seed {seed}");
     if delivery == "exactly_once" {
         let again: Vec<_> = answered.iter().filter(|(_, n)| **n > 1).collect();

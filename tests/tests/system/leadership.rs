@@ -52,8 +52,7 @@ fn signal(process: &Process, name: &str) {
 
 fn metrics(process: &Process) -> String {
     let url = format!("http://{}/metrics", process.admin);
-    tokio::task::block_in_place(|| Some(ureq::get(&url).call().ok()?.body_mut().read_to_string().ok()?))
-        .unwrap_or_default()
+    tokio::task::block_in_place(|| ureq::get(&url).call().ok()?.body_mut().read_to_string().ok()).unwrap_or_default()
 }
 
 /// Takes the process out that this planner name (`<pid>-…`) belongs to.

@@ -105,8 +105,10 @@ mod tests {
         fn more_work_never_takes_less(bytes in 0u64..1 << 40, operations in 0u64..1 << 50, more in 0u64..1 << 30) {
             for device in DEVICES {
                 let base = floor_us(Floor { bytes, operations }, &device);
-                prop_assert!(floor_us(Floor { bytes: bytes + more, operations }, &device) >= base);
-                prop_assert!(floor_us(Floor { bytes, operations: operations + more }, &device) >= base);
+                let more_bytes = floor_us(Floor { bytes: bytes + more, operations }, &device);
+                prop_assert!(more_bytes >= base);
+                let more_work = floor_us(Floor { bytes, operations: operations + more }, &device);
+                prop_assert!(more_work >= base);
             }
         }
     }

@@ -76,10 +76,10 @@ impl Lowering<'_> {
             }
             let (step, number) = unary(op).ok_or_else(|| format!("the elementwise function {}", op.0.name()))?;
             let input = node.inputs[0];
-            if let Some(act) = activation(step) {
-                if self.join_activation(node, input, act)? {
-                    return Ok(true);
-                }
+            if let Some(act) = activation(step)
+                && self.join_activation(node, input, act)?
+            {
+                return Ok(true);
             }
             let shape = self.shape(input)?;
             let mut chain = self.begin(input, &shape)?;
@@ -141,10 +141,11 @@ impl Lowering<'_> {
 
     /// A chain that begins with a value, broadcast to `shape`.
     fn begin(&mut self, outlet: OutletId, shape: &[usize]) -> Lowered<Chain> {
-        if let Value::Pending(chain) = self.value(outlet)? {
-            if chain.shape == shape && self.has_one_reader(outlet) {
-                return Ok(*chain);
-            }
+        if let Value::Pending(chain) = self.value(outlet)?
+            && chain.shape == shape
+            && self.has_one_reader(outlet)
+        {
+            return Ok(*chain);
         }
         let from = self.shape(outlet)?;
         let slot = self.slot(outlet)?;

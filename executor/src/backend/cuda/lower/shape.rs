@@ -113,7 +113,7 @@ impl Lowering<'_> {
         let from = strides(shape);
         let walk: Vec<usize> = order.iter().map(|a| from[*a]).collect();
         let y = self.buffer(&to)?;
-        let (dims, walks) = coalesce(&to, &[walk.clone()]);
+        let (dims, walks) = coalesce(&to, std::slice::from_ref(&walk));
         // [batch,] cols, rows of a matrix whose rows lie `cols` apart.
         let plain = match (&dims[..], &walks[0][..]) {
             ([c, r], [1, s]) if s == c => Some((1, *r, *c)),
