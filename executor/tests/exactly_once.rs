@@ -96,7 +96,7 @@ impl Drop for Victim {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_killed_at_any_moment_doubles_and_loses_nothing() {
     let seed: u64 = rand::random();
-    println!("seed {seed}");
+    eprintln!("seed {seed}");
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
     let broker = Broker::new();
     broker.fake_model("sum", &FakeModelFile { batch_us: 300, ..FakeModelFile::sum(2) });
