@@ -15,7 +15,7 @@ fn python() -> Option<PathBuf> {
     if imports.is_ok_and(|o| o.status.success()) {
         return Some(python);
     }
-    let required = std::env::var("BARISTA_REQUIRE_REAL").is_ok_and(|v| v == "1");
+    let required = std::env::var("BARISTA_REQUIRE_CUDA_TOOLCHAIN").is_ok_and(|v| v == "1");
     assert!(!required, "no NVIDIA compilers in {}: run scripts/build-kernels.sh --install", venv.display());
     eprintln!("SKIPPED: no NVIDIA compilers in {}; scripts/build-kernels.sh --install gets them", venv.display());
     None
