@@ -328,7 +328,7 @@ struct Read {
 
 impl Model {
     /// Version of the serialised layout; it changes with any change of meaning.
-    pub const VERSION: u32 = 3;
+    pub const VERSION: u32 = 4;
 
     /// A model that has seen nothing.
     ///
