@@ -145,7 +145,8 @@ fn a_state_for_something_else_is_refused() {
 /// Every value of the state is replaced in turn: the reader refuses, or gives a model that still makes sense.
 #[test]
 fn a_damaged_state_neither_panics_nor_poisons() {
-    let config = ModelConfig { horizons: vec![1, 3], experts: ExpertKind::DEFAULT.to_vec(), ..hourly() };
+    let config =
+        ModelConfig { horizons: vec![1, 3], windows: vec![1, 3], experts: ExpertKind::DEFAULT.to_vec(), ..hourly() };
     let mut written = model(config.clone());
     feed(&mut written, 0, &load(3, 60));
     let state = written.to_json().expect("it can be written");

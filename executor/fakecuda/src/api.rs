@@ -3,7 +3,8 @@
 #![allow(non_snake_case, missing_docs, unused_unsafe, reason = "names and meanings are those of NVIDIA's driver API")]
 
 use crate::driver::{
-    CAPTURE_UNSUPPORTED, Call, Code, Driver, HostBytes, INVALID_HANDLE, INVALID_VALUE, OK, OUT_OF_MEMORY, Work, driver,
+    CAPTURE_UNSUPPORTED, Call, Capture, Code, Driver, HostBytes, INVALID_HANDLE, INVALID_VALUE, OK, OUT_OF_MEMORY,
+    Work, driver,
 };
 use crate::ptx::{Order, parse};
 use std::alloc::{Layout, alloc, dealloc};
@@ -125,15 +126,15 @@ cuStreamIsCapturing(stream: Pointer, status: *mut c_int) {
     *status = c_int::from(live!().captures.contains_key(&(stream as u64)));
     OK
 }
-cuStreamBeginCapture_v2(stream: Pointer, _mode: c_int) {
+cuStreamBeginCapture_v2(stream: Pointer, mode: c_int) {
     let mut d = live!();
     if !d.streams.contains_key(&(stream as u64)) { return INVALID_HANDLE; }
-    if d.captures.insert(stream as u64, Vec::new()).is_some() { return CAPTURE_UNSUPPORTED; }
+    if d.captures.insert(stream as u64, Capture::begin(mode)).is_some() { return CAPTURE_UNSUPPORTED; }
     OK
 }
 cuStreamEndCapture(stream: Pointer, graph: *mut Pointer) {
     let mut d = live!();
-    let Some(work) = d.captures.remove(&(stream as u64)) else { return INVALID_HANDLE };
+    let Some(Capture { work, .. }) = d.captures.remove(&(stream as u64)) else { return INVALID_HANDLE };
     let handle = d.handle();
     d.graphs.insert(handle, Arc::new(work));
     *graph = handle as Pointer;
@@ -192,7 +193,7 @@ cuMemAlloc_v2(pointer: *mut Device, len: usize) {
     d.allocations += 1;
     if let Some(code) = d.injected(Call::Alloc) { return code; }
     if len == 0 { return INVALID_VALUE; }
-    if !d.captures.is_empty() { return CAPTURE_UNSUPPORTED; }
+    if d.captures.values().any(Capture::forbids_unsafe_calls) { return CAPTURE_UNSUPPORTED; }
     if d.memory.live_bytes() as u64 + len as u64 > d.total_bytes() { return OUT_OF_MEMORY; }
     *pointer = d.memory.alloc(len);
     OK

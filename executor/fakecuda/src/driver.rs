@@ -12,6 +12,34 @@ pub(crate) const OUT_OF_MEMORY: Code = 2;
 pub(crate) const INVALID_HANDLE: Code = 400;
 pub(crate) const ILLEGAL_ADDRESS: Code = 700;
 pub(crate) const CAPTURE_UNSUPPORTED: Code = 900;
+/// `CU_STREAM_CAPTURE_MODE_GLOBAL` and `_THREAD_LOCAL`; the third mode, `_RELAXED`, forbids nothing.
+const GLOBAL: i32 = 0;
+const THREAD_LOCAL: i32 = 1;
+
+/// What a stream captures, and what that forbids meanwhile.
+#[derive(Debug, Default)]
+pub(crate) struct Capture {
+    pub(crate) work: Vec<Work>,
+    mode: i32,
+    by: Option<std::thread::ThreadId>,
+}
+
+impl Capture {
+    /// A capture of this mode by the calling thread.
+    pub(crate) fn begin(mode: i32) -> Self {
+        Capture { work: Vec::new(), mode, by: Some(std::thread::current().id()) }
+    }
+
+    /// True when the calling thread may not make calls that could wait, such as an allocation (CUDA driver API,
+    /// `cuThreadExchangeStreamCaptureMode`).
+    pub(crate) fn forbids_unsafe_calls(&self) -> bool {
+        match self.mode {
+            GLOBAL => true,
+            THREAD_LOCAL => self.by == Some(std::thread::current().id()),
+            _ => false,
+        }
+    }
+}
 
 /// Memory of the device unless told otherwise.
 const MEMORY_BYTES: u64 = 1 << 30;
@@ -77,7 +105,7 @@ pub(crate) struct Driver {
     pub(crate) modules: HashMap<u64, Vec<Arc<Kernel>>>,
     pub(crate) functions: HashMap<u64, (u64, Arc<Kernel>)>,
     pub(crate) streams: HashMap<u64, VecDeque<Work>>,
-    pub(crate) captures: HashMap<u64, Vec<Work>>,
+    pub(crate) captures: HashMap<u64, Capture>,
     pub(crate) graphs: HashMap<u64, Arc<Vec<Work>>>,
     pub(crate) executables: HashMap<u64, Arc<Vec<Work>>>,
     pub(crate) events: HashSet<u64>,
@@ -158,7 +186,7 @@ impl Driver {
             return self.sticky;
         }
         if let Some(capture) = self.captures.get_mut(&stream) {
-            capture.push(work);
+            capture.work.push(work);
             return OK;
         }
         if stream != 0 && !self.streams.contains_key(&stream) {
