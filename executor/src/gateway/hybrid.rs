@@ -6,7 +6,7 @@ use super::kafka::OverKafka;
 use super::message::{Answer, Call};
 use super::path::{LoadWish, Path, Served};
 use async_trait::async_trait;
-use schemas::status::InstanceStatus;
+use schemas::status::{InstanceState, InstanceStatus};
 use std::sync::Arc;
 
 /// Both paths.
@@ -35,10 +35,13 @@ impl Path for Hybrid {
     }
 
     fn instances(&self) -> Vec<InstanceStatus> {
-        // The node's own word is newer than its heartbeat; a model and version is listed once, by its best state.
-        let mut all = self.direct.instances();
-        all.extend(self.kafka.instances());
-        all
+        // A model and version is listed once, by its best state. The node's own word is newer than its heartbeat, which
+        // may still call an instance loading that has failed: of what is here, heartbeats count only where it serves.
+        let own = self.direct.instances();
+        let here = |i: &InstanceStatus| own.iter().any(|o| (&o.service, &o.version) == (&i.service, &i.version));
+        let told = self.kafka.instances().into_iter();
+        let elsewhere: Vec<_> = told.filter(|i| i.state == InstanceState::Ready || !here(i)).collect();
+        own.into_iter().chain(elsewhere).collect()
     }
 
     async fn load(&self, served: &Served, wish: LoadWish) -> Result<(), Failure> {

@@ -89,7 +89,12 @@ pub(crate) async fn settings_are_described_and_changed(target: Target) -> Result
     let change = AlterConfig::new(resource).set("cleanup.policy", "delete");
     let results = admin.alter_configs(&[change], &AdminOptions::new()).await?;
     ensure!(results.into_iter().all(|verdict| verdict.is_ok()));
-    ensure!(value("cleanup.policy").await?.as_deref() == Some("delete"));
+    // A controller acknowledges a change that the broker applies when it reads it.
+    let begin = std::time::Instant::now();
+    while value("cleanup.policy").await?.as_deref() != Some("delete") {
+        ensure!(begin.elapsed() < std::time::Duration::from_secs(30), "the change is not seen");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     // This request replaces all settings: what it does not name is at its default again.
     ensure!(value("retention.ms").await?.as_deref() != Some("86400000"));
     Ok(())
