@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use tests::{Brokers, Process, free_port, skip, unique, workspace};
+use tests::{Brokers, Process, free_port, unique, workspace};
 
 const REQUEST: &str = r#"{"id":"7","inputs":[{"name":"features","shape":[1,16],"datatype":"FP32",
 "data":[1,-20,-60,0,-30,12,6.5,11.0,0.1,0.2,90,55,0.5,0.5,0.1,0.9]}]}"#;
@@ -58,7 +58,9 @@ async fn post(address: &str, path: &str, body: &'static str) -> (u16, serde_json
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tritons_and_kserves_clients_work_unchanged() {
     let Ok(python) = std::env::var("BARISTA_TEST_CLIENTS") else {
-        return skip("BARISTA_TEST_CLIENTS names no Python that has tests/clients/requirements.txt");
+        // Half a gigabyte of wheels: CI does not install them, docs/gateway.md says how to run this.
+        eprintln!("SKIPPED: BARISTA_TEST_CLIENTS names no Python that has tests/clients/requirements.txt");
+        return;
     };
     let (brokers, folder) = (Brokers::embedded().await, tempfile::tempdir().unwrap());
     let prefix = unique("gateway-") + ".";
