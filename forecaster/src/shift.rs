@@ -181,7 +181,7 @@ mod tests {
     fn the_flag_lasts_a_day() {
         let mut detector = ShiftDetector::new();
         let error = |detector: &mut ShiftDetector, i: usize, shift: f64| {
-            detector.observe(shift + if i % 2 == 0 { 1.0 } else { -1.0 }, WEEK)
+            detector.observe(shift + if i.is_multiple_of(2) { 1.0 } else { -1.0 }, WEEK)
         };
         let mut i = 0;
         while i < 500 {

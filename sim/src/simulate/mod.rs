@@ -484,7 +484,7 @@ mod tests {
                 p95_ms: service_ms,
                 p99_ms: service_ms,
                 rps: 1000.0 / service_ms,
-                ..service.profiles[0].points[0].clone()
+                ..service.profiles[0].points[0]
             };
             service.profiles[0].points = vec![point];
             let outcome = engine::run(&world, &mut OneNode, false);
