@@ -164,6 +164,12 @@ impl Planner {
     pub(super) fn on_status(&mut self, record: &Record) {
         let Some(heartbeat) = decode::<ExecutorStatus>(record) else { return };
         let now_ms = self.context.clock.now_ms();
+        // Here and not in `heartbeat`, which a claim calls again for what is remembered: a period counts once.
+        for counted in &heartbeat.services {
+            if let Some(load) = self.loads.get_mut(&counted.service) {
+                load.finished(now_ms, counted.answered + counted.rejected, counted.in_slo);
+            }
+        }
         if self.leads() {
             self.heartbeat(&heartbeat, now_ms);
         }
@@ -181,11 +187,6 @@ impl Planner {
         if !known && self.fleet.knows(&heartbeat.node) {
             tracing::info!(node = heartbeat.node, flavor = heartbeat.flavor, "node adopted");
             self.urgent = Some(format!("node {} has come", heartbeat.node));
-        }
-        for counted in &heartbeat.services {
-            if let Some(load) = self.loads.get_mut(&counted.service) {
-                load.finished(seen_ms, counted.answered + counted.rejected, counted.in_slo);
-            }
         }
         for failed in heartbeat.instances.iter().filter(|i| i.state == InstanceState::Failed) {
             let still = self.last.as_ref().is_some_and(|p| places(p, &heartbeat.node, &failed.service));
