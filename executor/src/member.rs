@@ -15,6 +15,7 @@
 //!   that the broker refuses for good becomes a rejection.
 
 mod exactly_once;
+mod writer;
 
 use crate::error::Error;
 use crate::metrics::{AnswerLabel, Metrics, ReasonLabel, ServiceLabel};
@@ -25,11 +26,9 @@ use crate::stats::Stats;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use runtime::backoff::Backoff;
-use runtime::dead_letter::dead_letter;
 use runtime::ports::Kind;
 use runtime::{
-    OffsetTracker, OutRecord, PortError, Record, RevokeAck, SharedClock, Sink, Source, SourceEvent, TopicPartition,
-    Transactions,
+    OffsetTracker, PortError, Record, RevokeAck, SharedClock, Sink, Source, SourceEvent, TopicPartition, Transactions,
 };
 use schemas::EpochMs;
 use schemas::headers::Reason;
@@ -37,6 +36,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
+use writer::Writer;
 
 /// What a member is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -555,63 +555,5 @@ async fn sleep_until(at: Option<tokio::time::Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Writes one answer and keeps at it.
-struct Writer {
-    sink: Arc<dyn Sink>,
-    rejected_topic: String,
-    retries: prometheus_client::metrics::counter::Counter,
-}
-
-impl Writer {
-    async fn write(self, record: Record, deadline_ms: EpochMs, outcome: Result<OutRecord, Fault>) -> Written {
-        let mut written = Written {
-            partition: record.topic_partition(),
-            offset: record.offset,
-            timestamp_ms: record.timestamp_ms,
-            deadline_ms,
-            class: class(&record).unwrap_or_default(),
-            rejected: None,
-            outcome: Ok(()),
-        };
-        let fault = match outcome {
-            Err(fault) => fault,
-            Ok(out) => match self.deliver(&out, record.offset).await {
-                Err(PortError::Refused(why)) => {
-                    Fault::new(Reason::InferenceFailed, format!("the result was refused by the broker: {why}"))
-                }
-                outcome => {
-                    written.outcome = outcome;
-                    return written;
-                }
-            },
-        };
-        written.rejected = Some(fault.reason);
-        let letter = dead_letter(&self.rejected_topic, &record, fault.reason, &fault.detail);
-        written.outcome = self.deliver(&letter, record.offset).await;
-        if matches!(written.outcome, Err(PortError::Refused(_))) {
-            // Too large with the headers on top: then the headers alone, which name the original.
-            written.outcome = self.deliver(&OutRecord { value: None, ..letter }, record.offset).await;
-        }
-        written
-    }
-
-    /// Sends until the delivery report comes; returns only errors that trying again cannot mend.
-    async fn deliver(&self, out: &OutRecord, seed: i64) -> Result<(), PortError> {
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5), seed.unsigned_abs());
-        loop {
-            match self.sink.send(out.clone()).await {
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == Kind::Transient && !matches!(error, PortError::Closed) => {
-                    self.retries.inc();
-                    let delay = backoff.next_delay();
-                    tracing::warn!(%error, topic = out.topic, ?delay, "an answer cannot be written for now");
-                    tokio::time::sleep(delay).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
     }
 }

@@ -9,20 +9,21 @@
 //!   left the group.
 //! - Events of a load or a pool that was given up meanwhile carry an old generation and are ignored.
 //!
-//! Left out: heartbeats (`heartbeat`) and the number of workers (`scaling`).
+//! Left out: group members (`members`), heartbeats (`heartbeat`) and the number of workers (`scaling`).
 
 mod door;
 mod heartbeat;
+mod members;
 mod scaling;
 
 use crate::backend::slowed::Slowed;
 use crate::backend::{Backends, LoadError, LoadOptions, Model, panic_message};
-use crate::config::{Config, Delivery};
+use crate::config::Config;
 use crate::control::Order;
 use crate::direct::{self, Door};
 use crate::error::Error;
 use crate::instance::{Event, Instance, InstanceKey};
-use crate::member::{self, Mode, Route, Routing, Service};
+use crate::member::{Mode, Route, Routing, Service};
 use crate::metrics::{Metrics, ServiceLabel};
 use crate::pool::{Cores, Parts, Pool, PoolEvent};
 use crate::queue::{Limits, ServiceTime};
@@ -30,12 +31,9 @@ use crate::reconcile::{Action, reconcile, supersedes};
 use crate::request::{Answerer, Fault};
 use crate::stats::Stats;
 use crate::vertical::Vertical;
-use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use runtime::backoff::Backoff;
-use runtime::ports::Kind;
-use runtime::{Bus, Context, PortError, Sink, SourceSpec};
+use runtime::{Bus, Context, PortError};
 use schemas::EpochMs;
 use schemas::allocation::{InstanceAllocation, NodeAllocation};
 use schemas::headers::Reason;
@@ -43,7 +41,7 @@ use schemas::status::{InstanceState, NodeState, ScalingEvent};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -543,76 +541,6 @@ impl Node {
         }
     }
 
-    fn steer_members(&mut self, name: &str, served: bool) {
-        let Some(host) = self.hosts.get_mut(name) else { return };
-        if host.members.is_empty() && !self.stopping {
-            host.leaving = false;
-        }
-        let mode = match (host.leaving, served) {
-            (true, _) => Mode::Leave,
-            (false, true) => Mode::Run,
-            (false, false) => Mode::Drain,
-        };
-        for member in host.members.values() {
-            // Told even if it is the same: a member that holds a record tries again.
-            member.mode.send_replace(mode);
-        }
-        let missing = (self.config.members as usize).saturating_sub(host.members.len());
-        if mode == Mode::Run {
-            for _ in 0..missing {
-                self.spawn_member(name);
-            }
-        }
-    }
-
-    fn spawn_member(&mut self, name: &str) {
-        self.next_member += 1;
-        let id = self.next_member;
-        let topics = self.context.bus.topics();
-        let Some(host) = self.hosts.get_mut(name) else { return };
-        let slot = (0..).find(|slot| host.members.values().all(|member| member.slot != *slot)).unwrap_or(0);
-        let transactional_id = (self.config.delivery == Delivery::ExactlyOnce)
-            .then(|| topics.name(&format!("barista.executor.{}.{name}.{slot}", self.id)));
-        let options = member::Options {
-            member: id,
-            rejected_topic: topics.name(schemas::topics::PREDICTION_REJECTED),
-            max_in_flight: self.config.max_in_flight,
-            max_rows: self.config.max_rows,
-            commit_interval: self.config.commit_interval.get(),
-        };
-        let group = schemas::topics::executor_group(&topics.name(""), name);
-        let spec = SourceSpec::group(vec![topics.requests(name)], group);
-        let (mode, receiver) = watch::channel(Mode::Run);
-        let (bus, service, events) = (self.context.bus.clone(), host.service.clone(), self.events.clone());
-        let task = tokio::spawn(async move {
-            let name = service.name.clone();
-            let life =
-                AssertUnwindSafe(serve_member(bus, spec, transactional_id, service, options, receiver)).catch_unwind();
-            let outcome = life.await.unwrap_or_else(|panic| {
-                Err(Error::Bug(format!("a member of service {name} panicked: {}", panic_message(panic.as_ref()))))
-            });
-            // The node is gone: nobody needs to know.
-            let _ = events.send(NodeEvent::MemberEnded { service: name, member: id, outcome });
-        });
-        host.members.insert(id, MemberHandle { slot, mode, task });
-    }
-
-    async fn on_member_ended(&mut self, service: &str, member: u64, outcome: Result<(), Error>) {
-        let handle = self.hosts.get_mut(service).and_then(|host| host.members.remove(&member));
-        if let Some(handle) = handle {
-            // It sent this event as its last act.
-            let _ = handle.task.await;
-        }
-        match outcome {
-            Ok(()) => self.settle(),
-            Err(error @ Error::Reopen(_)) => {
-                tracing::warn!(%error, service, "a member begins again from what was committed");
-                self.settle();
-            }
-            Err(error) => self.fail(error),
-        }
-    }
-
     /// Stops draining instances that have nothing left; `gone`: the service has no members any more.
     fn retire_drained(&mut self, service: &str, gone: bool) {
         let state = |wanted: InstanceState| {
@@ -660,68 +588,5 @@ pub(crate) fn planned_time(plan: &InstanceAllocation) -> ServiceTime {
     ServiceTime {
         per_row_ms: plan.service_p95_ms / f64::from(plan.max_batch.max(1)),
         batch_p95_ms: plan.service_p95_ms,
-    }
-}
-
-/// Joins the group and serves until told to go.
-async fn serve_member(
-    bus: Arc<dyn Bus>,
-    spec: SourceSpec,
-    transactional_id: Option<String>,
-    service: Service,
-    options: member::Options,
-    mut mode: watch::Receiver<Mode>,
-) -> Result<(), Error> {
-    let sink: Arc<dyn Sink> = bus.sink();
-    let (name, seed) = (service.name.clone(), options.member);
-    // Before joining: what an earlier writer left open would hide the committed offsets.
-    let transactions = match &transactional_id {
-        None => None,
-        Some(id) => {
-            let open = || bus.transactions(id);
-            let opened = persist("opening the transactions", &name, seed, &mut mode, open).await?;
-            let Some(opened) = opened else { return Ok(()) };
-            Some(opened)
-        }
-    };
-    let join = || bus.source(spec.clone());
-    let Some(source) = persist("joining the group", &name, seed, &mut mode, join).await? else { return Ok(()) };
-    let outcome = member::run(service, options, source, sink, transactions, mode.clone()).await;
-    if matches!(outcome, Err(Error::Reopen(_))) {
-        // Two nodes of one id would fence each other as fast as they can.
-        let pause = Backoff::new(Duration::from_millis(500), Duration::from_secs(2), seed).next_delay();
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            _ = mode.wait_for(|mode| *mode != Mode::Run) => {}
-        }
-    }
-    outcome
-}
-
-/// Does `what` at the broker, trying again while it is away; `None` when the member is to go before.
-async fn persist<T, F: Future<Output = Result<T, PortError>>>(
-    what: &str,
-    service: &str,
-    seed: u64,
-    mode: &mut watch::Receiver<Mode>,
-    mut attempt: impl FnMut() -> F,
-) -> Result<Option<T>, Error> {
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), seed);
-    loop {
-        if *mode.borrow() != Mode::Run {
-            return Ok(None);
-        }
-        match attempt().await {
-            Ok(done) => return Ok(Some(done)),
-            Err(error) if error.kind() == Kind::Transient => {
-                let delay = backoff.next_delay();
-                tracing::warn!(%error, service, ?delay, "{what}: not possible for now");
-                tokio::select! {
-                    () = tokio::time::sleep(delay) => {}
-                    _ = mode.changed() => {}
-                }
-            }
-            Err(error) => return Err(Error::port(format!("{what} of service {service}"), error)),
-        }
     }
 }

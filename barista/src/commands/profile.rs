@@ -35,7 +35,9 @@ pub struct Args {
 /// Runs it.
 pub async fn run(args: Args) -> Outcome {
     if args.backend == "cuda" {
-        return Err(Failure::Usage("--backend cuda: this version has no CUDA backend yet; use tract".to_owned()));
+        return Err(Failure::Usage(
+            "--backend cuda: not offered yet, see docs/cuda.md for what is there; use tract".to_owned(),
+        ));
     }
     if !args.model.is_file() {
         return Err(Failure::Usage(format!("{}: no such file", args.model.display())));
