@@ -278,6 +278,11 @@ impl Portfolio {
         gone
     }
 
+    /// True when [`Portfolio::upkeep`] would give something.
+    pub(crate) fn is_upkeep_due(&self, service: &str) -> bool {
+        self.series.get(service).is_some_and(|entry| entry.model.is_maintenance_due())
+    }
+
     /// A copy of a series' model whose maintenance is due: [`Upkeep::done`] may run elsewhere meanwhile.
     pub(crate) fn upkeep(&self, service: &str) -> Option<Upkeep> {
         let entry = self.series.get(service).filter(|entry| entry.model.is_maintenance_due())?;

@@ -210,7 +210,8 @@ impl Service {
         let taken = self.portfolio.take(&partition, record.offset, &observed, now_ms, &self.metrics);
         match taken {
             Taken::Forecast(forecast) => {
-                if !self.upkeep.contains(&observed.service) {
+                // Looked for among those that are due only: they are few.
+                if self.portfolio.is_upkeep_due(&observed.service) && !self.upkeep.contains(&observed.service) {
                     self.upkeep.push_back(observed.service.clone());
                 }
                 self.metrics.step_seconds.observe(began.elapsed().as_secs_f64());
