@@ -132,8 +132,9 @@ pub struct Layers {
     pub overrides: Vec<(String, Value)>,
 }
 
-/// Environment variables of our prefix that are not configuration (`BARISTA_TEST_KAFKA`, `BARISTA_DATA`, …).
-const NOT_CONFIGURATION: [&str; 3] = ["TEST_", "REQUIRE_", "DATA"];
+/// Environment variables of our prefix that are not configuration: those of the tests and scripts
+/// (`BARISTA_TEST_KAFKA`, `BARISTA_DATA`, …), and those that stand for flags (`BARISTA_LOG`, `BARISTA_CONFIG`).
+const NOT_CONFIGURATION: [&str; 6] = ["TEST_", "REQUIRE_", "DATA", "LOG", "CONFIG", "CUDA_"];
 
 /// Loads a configuration. Unknown keys, wrong types and bad files are all reported together.
 pub fn load<T>(layers: &Layers) -> Result<T, Problems>

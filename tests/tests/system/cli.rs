@@ -67,6 +67,19 @@ fn configuration_prints_with_environment_and_without_secrets() {
     assert!(!text.contains("hunter2") && text.contains("***"));
 }
 
+/// `BARISTA_LOG` and `BARISTA_CONFIG` stand for flags, and a variable of the scripts may be about: none is configuration.
+#[test]
+fn variables_that_stand_for_flags_are_no_configuration() {
+    let checked = Command::new(barista())
+        .args(["config", "check"])
+        .env("BARISTA_LOG", "warn")
+        .env("BARISTA_CONFIG", workspace().join("deploy/examples/one-process.toml"))
+        .env("BARISTA_CUDA_VENV", "/nowhere")
+        .output()
+        .unwrap();
+    assert_eq!(checked.status.code(), Some(0), "{}", stderr(&checked));
+}
+
 #[test]
 fn schemas_are_printed() {
     let list: serde_json::Value = serde_json::from_str(&stdout(&run(&["schema", "list", "--json"]))).unwrap();
