@@ -3,7 +3,7 @@
 //! ```text
 //!              silence, or nobody                 read to the end
 //!   standby ─────────────────────▶ claiming ───────────────────────▶ active
-//!      ▲                              │  └──▶ elected ── silence ──▶    │
+//!      ▲                              │  └──▶ elected ── a wait ───▶    │
 //!      └────────── lost ──────────────┴──── lost, or a higher epoch ────┘
 //! ```
 //!
@@ -11,7 +11,8 @@
 //! second, or a plan. A standby that hears nothing for [`SILENCE_MS`] claims: it opens the shared transactional id,
 //! which fences every earlier writer, reads the control topic to its end and leads with the highest epoch + 1. If it finds
 //! records there that it had not heard, the deposed planner has shown itself just before the fence and may act for a
-//! while yet: then the claimer waits for another silence before it leads.
+//! while yet: then the claimer waits for another silence before it leads, and shows itself by heartbeats meanwhile, or a
+//! third one would claim in that silence, and so on for ever.
 //!
 //! Invariants (property-tested against a model of the log):
 //! - Epochs in the log never fall, and one epoch has one planner: a claim reads what was committed before its fence,
@@ -49,10 +50,12 @@ pub enum Role {
         /// Somebody was heard meanwhile.
         heard: bool,
     },
-    /// Has the id, and leads when the planner before has fallen silent.
+    /// Has the id and shows itself; leads when the planner before can act no more.
     Elected {
         /// The epoch to lead with.
         epoch: u64,
+        /// When the next heartbeat is due.
+        beat_at_ms: i64,
         /// When.
         lead_at_ms: i64,
     },
@@ -100,6 +103,11 @@ pub enum Event {
 pub enum Action {
     /// Open the transactional id, read the topic to its end, and tell [`Event::Claimed`] or [`Event::Lost`].
     Claim,
+    /// Publish a heartbeat of this epoch, and decide nothing yet.
+    Announce {
+        /// The new epoch.
+        epoch: u64,
+    },
     /// Publish a heartbeat of this epoch, then plan.
     Lead {
         /// The new epoch.
@@ -159,7 +167,7 @@ impl Leadership {
         let due_ms = match self.role {
             Role::Standby { claim_at_ms } => claim_at_ms,
             Role::Claiming { .. } => i64::MAX,
-            Role::Elected { lead_at_ms, .. } => lead_at_ms,
+            Role::Elected { lead_at_ms, beat_at_ms, .. } => lead_at_ms.min(beat_at_ms),
             Role::Active { beat_at_ms, .. } => beat_at_ms,
         };
         due_ms.min(self.looked_ms + DEAF_MS / 4)
@@ -216,29 +224,30 @@ pub fn step(mut state: Leadership, now_ms: EpochMs, event: Event) -> (Leadership
         }
         (Role::Claiming { .. }, Event::Heard { .. }) => Role::Claiming { heard: true },
         (Role::Claiming { heard }, Event::Claimed { highest_epoch, unheard }) if heard || unheard => {
-            Role::Elected { epoch: highest_epoch.saturating_add(1), lead_at_ms: now_ms + SILENCE_MS }
+            let epoch = highest_epoch.saturating_add(1);
+            actions.push(Action::Announce { epoch });
+            Role::Elected { epoch, beat_at_ms: now_ms + BEAT_MS, lead_at_ms: now_ms + SILENCE_MS }
         }
         (Role::Claiming { .. }, Event::Claimed { highest_epoch, .. }) => {
             lead(highest_epoch.saturating_add(1), now_ms, &mut actions)
         }
-        (Role::Elected { epoch, .. }, Event::Heard { epoch: theirs, .. }) if theirs >= epoch => {
-            actions.push(Action::StepDown);
-            state.losses = 0;
-            state.listen(now_ms)
+        (Role::Elected { epoch, lead_at_ms, .. }, Event::Tick) if now_ms >= lead_at_ms => {
+            lead(epoch, now_ms, &mut actions)
         }
-        (Role::Elected { epoch, lead_at_ms }, Event::Tick) if now_ms >= lead_at_ms => lead(epoch, now_ms, &mut actions),
-        (Role::Claiming { .. }, Event::Lost) => {
+        (Role::Elected { epoch, beat_at_ms, lead_at_ms }, Event::Tick) if now_ms >= beat_at_ms => {
+            actions.push(Action::Announce { epoch });
+            Role::Elected { epoch, beat_at_ms: now_ms + BEAT_MS, lead_at_ms }
+        }
+        (Role::Claiming { .. } | Role::Elected { .. } | Role::Active { .. }, Event::Lost) => {
             actions.push(Action::StepDown);
             state.back_off(now_ms)
         }
-        (Role::Active { epoch, .. }, Event::Heard { epoch: theirs, .. }) if theirs > epoch => {
+        (Role::Elected { epoch, .. } | Role::Active { epoch, .. }, Event::Heard { epoch: theirs, .. })
+            if theirs > epoch =>
+        {
             actions.push(Action::StepDown);
             state.losses = 0;
             state.listen(now_ms)
-        }
-        (Role::Active { .. }, Event::Lost) => {
-            actions.push(Action::StepDown);
-            state.back_off(now_ms)
         }
         (Role::Active { epoch, beat_at_ms, act_until_ms }, Event::Committed { begun_ms }) => {
             state.losses = 0;

@@ -125,6 +125,7 @@ async fn lead(planner: &mut Planner, control: &mut Box<dyn Source>, pulse: &mut 
                     *control = source;
                 }
             }
+            Action::Announce { epoch } => planner.announce(epoch).await?,
             Action::Lead { epoch } => {
                 planner.lead(epoch).await?;
                 pulse.reset_immediately();

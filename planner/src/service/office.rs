@@ -114,6 +114,7 @@ impl Planner {
                 tracing::info!(highest_epoch, unheard, took = ?begun.elapsed(), "claimed the control topic");
                 claim.newest.values().for_each(|record| self.office.hear(record));
                 self.office.claim = Some(claim);
+                self.office.since_ms = self.context.clock.now_ms();
                 self.tell(Event::Claimed { highest_epoch, unheard });
                 Ok(Some(source))
             }
@@ -121,12 +122,23 @@ impl Planner {
         }
     }
 
+    /// Shows itself with this epoch before it leads, so that no other one claims meanwhile.
+    pub(super) async fn announce(&mut self, epoch: u64) -> Result<(), Error> {
+        let record = self.heartbeat_of(epoch, false)?;
+        let begun_ms = self.office.mono_ms();
+        let Some(claim) = &self.office.claim else { return Ok(()) };
+        match claim.writer.commit(vec![record]).await {
+            Ok(()) => self.tell(Event::Committed { begun_ms }),
+            Err(error) => self.lost(error)?,
+        }
+        Ok(())
+    }
+
     /// Leads with this epoch: the first record that readers see of it is a heartbeat.
     pub(super) async fn lead(&mut self, epoch: u64) -> Result<(), Error> {
         let Some(claim) = self.office.claim.take() else { return Ok(()) };
         self.restore(&claim.newest, epoch);
         self.office.writer = Some(claim.writer);
-        self.office.since_ms = self.context.clock.now_ms();
         self.beat().await?;
         if self.leads() {
             tracing::info!(epoch, planner = self.office.name, "planner leads");
@@ -144,6 +156,10 @@ impl Planner {
 
     fn heartbeat_record(&self, resigned: bool) -> Result<Option<OutRecord>, Error> {
         let Some(epoch) = self.office.epoch().filter(|_| self.leads()) else { return Ok(None) };
+        self.heartbeat_of(epoch, resigned).map(Some)
+    }
+
+    fn heartbeat_of(&self, epoch: u64, resigned: bool) -> Result<OutRecord, Error> {
         let heartbeat = PlannerHeartbeat {
             schema: Default::default(),
             planner: self.office.name.clone(),
@@ -152,7 +168,7 @@ impl Planner {
             since_ms: self.office.since_ms,
             resigned,
         };
-        Ok(Some(OutRecord::message(self.context.bus.topics().name(ALLOCATION_CONTROL), &heartbeat)?))
+        Ok(OutRecord::message(self.context.bus.topics().name(ALLOCATION_CONTROL), &heartbeat)?)
     }
 
     /// Commits records to the control topic. False if this planner does not lead, now or any more.
@@ -186,6 +202,7 @@ impl Planner {
         }
         tracing::warn!(%error, "the office is lost; this planner stands by");
         self.office.writer = None;
+        self.office.claim = None;
         self.tell(Event::Lost);
         Ok(())
     }
