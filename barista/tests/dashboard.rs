@@ -576,6 +576,7 @@ mod fixture {
             instances,
             services,
             profile_updates: vec![],
+            replan: vec![],
             scaling: vec![],
         }
     }

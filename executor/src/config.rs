@@ -66,6 +66,8 @@ pub struct Config {
     pub delivery: Delivery,
     /// Pin each worker thread to a core of its own, as far as there are cores.
     pub pin: bool,
+    /// Cores for `pin`, by the number that the system gives them; empty: those that the process may use.
+    pub pin_cores: Vec<usize>,
     /// Group members of each service that the node hosts. Partitions are split evenly over members: give a node as
     /// many as its flavor's share of the capacity asks.
     pub members: u32,
@@ -76,6 +78,9 @@ pub struct Config {
     /// Requests of one group member that may be accepted and not finished; at the bound it reads no further and its
     /// partitions are paused. Below `queue_capacity` nothing is ever rejected as overloaded: the log holds what waits.
     pub max_in_flight: usize,
+    /// Bytes of requests that one group member has in queues and workers; when they are as many or more it reads no
+    /// further. Tensors take as much again.
+    pub max_in_flight_bytes: usize,
     /// Rows that one request may carry.
     pub max_rows: u32,
     /// How long a batch waits to fill when a worker is free; 0 runs what is there at once.
@@ -116,10 +121,12 @@ impl Default for Config {
             cores: 0,
             delivery: Delivery::default(),
             pin: false,
+            pin_cores: Vec::new(),
             members: 1,
             model_dir: PathBuf::from("."),
-            queue_capacity: 1024,
+            queue_capacity: 8192,
             max_in_flight: 4096,
+            max_in_flight_bytes: 128 << 20,
             max_rows: 256,
             batch_window: ConfigDuration::from_millis(0),
             commit_interval: ConfigDuration::from_millis(200),
@@ -146,11 +153,15 @@ impl Config {
         check(self.flavor.is_empty(), "executor.flavor: empty, name the flavor of this node");
         check(self.members == 0, "executor.members: must be at least 1");
         check(self.queue_capacity == 0, "executor.queue_capacity: must be at least 1");
+        check(self.max_in_flight_bytes == 0, "executor.max_in_flight_bytes: must be at least 1");
         check(self.max_in_flight == 0, "executor.max_in_flight: must be at least 1");
         check(self.max_rows == 0, "executor.max_rows: must be at least 1");
         check(self.commit_interval.as_ms() == 0, "executor.commit_interval: must be longer than 0");
         check(self.status_interval.as_ms() == 0, "executor.status_interval: must be longer than 0");
         check(self.vertical.interval.as_ms() == 0, "executor.vertical.interval: must be longer than 0");
+        let pinned: std::collections::BTreeSet<usize> = self.pin_cores.iter().copied().collect();
+        check(pinned.len() != self.pin_cores.len(), "executor.pin_cores: a core is named twice");
+        check(!self.pin && !pinned.is_empty(), "executor.pin_cores: set, but executor.pin is off");
         let floors_fit = self.emulate.iter().all(|e| (0.0..=60_000.0).contains(&e.min_infer_ms));
         check(!floors_fit, "executor.emulate.min_infer_ms: must be from 0 to 60000");
         let (up, down) = (self.vertical.up_ratio, self.vertical.down_ratio);

@@ -4,7 +4,8 @@
 //! instances it asks for, scale workers inside the node, and say what it does in `executor.status`.
 //!
 //! Cores, pure, with time as an argument: [`queue`] (order, admission, shedding, batches), [`vertical`] (workers of an
-//! instance), [`instance`] (states), [`reconcile`] (plan to actions), [`request`] (wire to rows and back), [`stats`].
+//! instance), [`instance`] (states), [`reconcile`] (plan to actions), [`request`] (wire to rows and back), [`stats`],
+//! [`drift`] (does a model take what its profile says).
 //! Shells: [`service`] (the node and its life), `member` (one consumer of a service), `pool` (worker threads),
 //! `control` (the plan), [`direct`] (requests on connections), [`gateway`] (Open Inference Protocol). [`backend`] runs models; [`profile`] measures them.
 //!
@@ -21,6 +22,7 @@ pub mod backend;
 pub mod config;
 mod control;
 pub mod direct;
+pub mod drift;
 mod error;
 pub mod gateway;
 pub mod instance;

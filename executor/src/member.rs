@@ -7,8 +7,9 @@
 //! - An offset is committed only when every record before it in its partition has its delivery report.
 //! - A revoked partition's waiting requests are given back (uncommitted, so that the next owner reads them); running
 //!   ones are finished, written and committed before the acknowledgement.
-//! - At most `max_in_flight` requests are accepted and not finished. At the bound the member stops reading, the source's
-//!   buffer fills and the source pauses the partitions; the same while it drains.
+//! - At most `max_in_flight` requests are accepted and not finished, and the member takes none while those in the pools
+//!   fill `max_in_flight_bytes`. At a bound it stops reading, the source's buffer fills and the source pauses the
+//!   partitions; the same while it drains.
 //! - While no pool serves, a record that was read is held and nothing after it is read.
 //! - With `delivery = "exactly_once"` answers and offsets go together, see [`exactly_once`].
 //! - A write that fails for now is repeated with backoff until it succeeds or the member is told to leave; a result
@@ -172,6 +173,8 @@ pub(crate) struct Options {
     pub(crate) rejected_topic: String,
     /// Requests accepted and not finished.
     pub(crate) max_in_flight: usize,
+    /// Bytes of requests in the pools, as they came.
+    pub(crate) max_in_flight_bytes: usize,
     /// Rows of a request.
     pub(crate) max_rows: u32,
     /// Time between commits.
@@ -206,11 +209,18 @@ struct Member {
     /// Present with `delivery = "exactly_once"`; then `writes` stays empty.
     exactly_once: Option<exactly_once::ExactlyOnce>,
     held: Option<Record>,
+    /// Bytes of this member's requests in the pools.
+    in_pools_bytes: usize,
     /// Requests in the tracker that were given back: open for the commit, and nobody works on them.
     given_back: BTreeMap<TopicPartition, usize>,
     /// Partitions whose running requests are being finished for their next owner.
     revoking: Vec<(Vec<TopicPartition>, RevokeAck)>,
     backoff: Backoff,
+}
+
+/// Bytes of a request as it came.
+fn size(record: &Record) -> usize {
+    record.value.as_ref().map_or(0, |value| value.len())
 }
 
 /// Runs a member until its mode tells it to go. An error is one that a restart or an operator must fix.
@@ -236,6 +246,7 @@ pub(crate) async fn run(
         writes: FuturesUnordered::new(),
         exactly_once,
         held: None,
+        in_pools_bytes: 0,
         given_back: BTreeMap::new(),
         revoking: Vec::new(),
         backoff,
@@ -265,7 +276,8 @@ impl Member {
                 && self.held.is_none()
                 && retry_at.is_none()
                 && self.in_flight() + self.exactly_once.as_ref().map_or(0, |e| e.waiting())
-                    < self.options.max_in_flight;
+                    < self.options.max_in_flight
+                && self.in_pools_bytes < self.options.max_in_flight_bytes;
             tokio::select! {
                 biased;
                 changed = self.mode.changed() => {
@@ -285,6 +297,7 @@ impl Member {
                     self.finish_revocations().await;
                 }
                 Some(job) = results.recv() => {
+                    self.in_pools_bytes -= size(&job.record);
                     self.write(job);
                     if self.exactly_once.is_some() {
                         self.finish_revocations().await;
@@ -384,8 +397,12 @@ impl Member {
     }
 
     fn offer(&mut self, pool: Pool, job: Accepted) {
+        let bytes = size(&job.record);
         let refused = match pool.push(job) {
-            Ok(()) => return,
+            Ok(()) => {
+                self.in_pools_bytes += bytes;
+                return;
+            }
             Err(NotTaken::Refused(refusal)) => refusal,
             // Another version took over between routing and pushing: the record goes through it all again. Its offset
             // is tracked already, and tracking it twice changes nothing.
@@ -397,9 +414,10 @@ impl Member {
     }
 
     fn again(&mut self, record: Record) {
+        let bytes = size(&record);
         match self.prepare(&record, Instant::now()) {
             Ok(Some((pool, job))) => match pool.push(job) {
-                Ok(()) => {}
+                Ok(()) => self.in_pools_bytes += bytes,
                 Err(NotTaken::Refused(refused)) => {
                     let fault = Fault { reason: refused.reason, detail: refused.detail };
                     self.write(Finished { record, deadline_ms: refused.item.deadline_ms, outcome: Err(fault) });
@@ -436,6 +454,7 @@ impl Member {
         let label = self.service.label();
         self.service.metrics.given_back.get_or_create(&label).inc_by(given.len() as u64);
         for job in given {
+            self.in_pools_bytes -= size(&job.record);
             *self.given_back.entry(job.record.topic_partition()).or_default() += 1;
         }
     }

@@ -66,6 +66,8 @@ struct Extra {
     generation: u64,
     pool: Option<Pool>,
     vertical: Vertical,
+    /// When its times are to be compared with the profile again.
+    drift_due_ms: EpochMs,
 }
 
 /// A consumer of a service.
@@ -128,7 +130,7 @@ impl Node {
         context.readiness.set("executor", false, format!("node {id} boots"));
         Node {
             metrics: Metrics::register(&context.registry),
-            cores: Cores::new(config.pin),
+            cores: Cores::new(config.pin, &config.pin_cores),
             permits: config.permits(),
             state: NodeState::Booting,
             started_at_ms: context.clock.now_ms(),
@@ -331,7 +333,8 @@ impl Node {
         }
         self.next_generation += 1;
         let generation = self.next_generation;
-        self.extras.insert(key.clone(), Extra { generation, pool: None, vertical: Vertical::default() });
+        self.extras
+            .insert(key.clone(), Extra { generation, pool: None, vertical: Vertical::default(), drift_due_ms: now_ms });
         self.spawn_load(key, generation, &plan);
     }
 

@@ -110,9 +110,13 @@ pub(crate) struct Cores {
 }
 
 impl Cores {
-    /// All cores of the process, or none when threads are not to be pinned.
-    pub(crate) fn new(pin: bool) -> Arc<Self> {
-        let ids = if pin { core_affinity::get_core_ids().unwrap_or_default() } else { Vec::new() };
+    /// These cores, by number; without any all of the process, or none when threads are not to be pinned.
+    pub(crate) fn new(pin: bool, named: &[usize]) -> Arc<Self> {
+        let ids = match (pin, named) {
+            (false, _) => Vec::new(),
+            (true, []) => core_affinity::get_core_ids().unwrap_or_default(),
+            (true, named) => named.iter().map(|&id| core_affinity::CoreId { id }).collect(),
+        };
         if pin && ids.is_empty() {
             tracing::warn!("executor.pin: this system does not tell its cores, workers are not pinned");
         }

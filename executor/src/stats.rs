@@ -216,6 +216,14 @@ impl Stats {
     }
 }
 
+impl Stats {
+    /// Inference times of the batches of exactly `rows` rows in the last minute, milliseconds.
+    pub fn batch_times(&self, now_ms: EpochMs, rows: u32) -> Vec<f64> {
+        let runs = self.runs.since(now_ms - SERVICE_WINDOW_MS);
+        runs.filter(|r| r.rows == rows).map(|r| r.infer_ms).collect()
+    }
+}
+
 fn empty_histogram() -> Histogram<u64> {
     // Three significant digits between 1 µs and the longest latency: bounds that the constructor always accepts.
     match Histogram::new_with_bounds(1, MAX_LATENCY_US, 3) {

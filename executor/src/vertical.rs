@@ -10,7 +10,9 @@
 //! - Down by one worker only after `hold_ms` without a sign of strain, and only if those that stay can carry the load.
 //! - Without load, or with constant low load, nothing changes.
 //!
-//! Left out: who starts threads (`pool`), and asking the planner for more nodes.
+//! - Under strain with nothing free for [`CEILING_MS`], it says so: only a new plan can help then.
+//!
+//! Left out: who starts threads (`pool`), and telling the planner (`node`).
 
 use schemas::EpochMs;
 
@@ -35,6 +37,9 @@ impl Default for Thresholds {
 const TARGET_UTILISATION: f64 = 0.8;
 /// Utilisation below which more workers would not help, whatever p95 says.
 const BUSY_UTILISATION: f64 = 0.5;
+
+/// How long an instance is under strain with no permit free before the planner is asked, milliseconds.
+pub const CEILING_MS: i64 = 10_000;
 
 /// What is known of an instance at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -76,16 +81,32 @@ pub struct Step {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Vertical {
     calm_since_ms: Option<EpochMs>,
+    /// Under strain with nothing to borrow, and why.
+    ceiling: Option<Ceiling>,
+}
+
+/// Where only more nodes help.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ceiling {
+    /// Since when.
+    pub since_ms: EpochMs,
+    /// The strain, one clause for a person.
+    pub strain: String,
 }
 
 impl Vertical {
     /// Looks at a sample; the change to make, if any.
     pub fn observe(&mut self, thresholds: &Thresholds, sample: &Sample) -> Option<Step> {
+        let strain = strain(thresholds, sample);
+        self.ceiling = strain.clone().filter(|_| sample.free == 0 && sample.workers >= sample.planned).map(|strain| {
+            let since_ms = self.ceiling.as_ref().map_or(sample.now_ms, |ceiling| ceiling.since_ms);
+            Ceiling { since_ms, strain }
+        });
         if sample.workers < sample.planned {
             self.calm_since_ms = None;
             return Some(Step { to: sample.planned, reason: format!("the plan gives {} workers", sample.planned) });
         }
-        if let Some(strain) = strain(thresholds, sample) {
+        if let Some(strain) = strain {
             self.calm_since_ms = None;
             let to = workers_needed(sample).max(sample.workers + 1).min(sample.workers + sample.free);
             return (to > sample.workers).then_some(Step { to, reason: strain });
@@ -103,6 +124,13 @@ impl Vertical {
         let seconds = thresholds.hold_ms as f64 / 1e3;
         let reason = format!("p95 below {:.0} % of the SLO for {seconds:.0} s", thresholds.down_ratio * 100.0);
         Some(Step { to: sample.workers - 1, reason })
+    }
+}
+
+impl Vertical {
+    /// The ceiling, once it has been reached for [`CEILING_MS`].
+    pub fn at_ceiling(&self, now_ms: EpochMs) -> Option<&Ceiling> {
+        self.ceiling.as_ref().filter(|ceiling| now_ms - ceiling.since_ms >= CEILING_MS)
     }
 }
 
@@ -217,6 +245,25 @@ mod tests {
             }
         }
         assert_eq!(steps, [(60, 2), (120, 1)]);
+    }
+
+    #[test]
+    fn the_planner_is_asked_after_ten_seconds_without_a_core_to_borrow() {
+        let mut loop_ = Vertical::default();
+        let strained = |now_ms, free| Sample { now_ms, free, p95_ms: Some(99.0), utilisation: 1.0, ..quiet() };
+        for s in 0..10 {
+            assert_eq!(loop_.observe(&Thresholds::default(), &strained(s * 1000, 0)), None);
+            assert_eq!(loop_.at_ceiling(s * 1000), None, "at {s} s");
+        }
+        loop_.observe(&Thresholds::default(), &strained(10_000, 0));
+        let ceiling = loop_.at_ceiling(10_000).unwrap();
+        assert!(ceiling.since_ms == 0 && ceiling.strain.contains("p95 99 ms"), "{ceiling:?}");
+        assert!(loop_.observe(&Thresholds::default(), &strained(11_000, 1)).is_some(), "a core is free again");
+        assert_eq!(loop_.at_ceiling(30_000), None);
+        loop_.observe(&Thresholds::default(), &strained(12_000, 0));
+        loop_.observe(&Thresholds::default(), &Sample { now_ms: 21_000, free: 0, ..quiet() });
+        loop_.observe(&Thresholds::default(), &strained(22_000, 0));
+        assert_eq!(loop_.at_ceiling(22_000), None, "calm in between");
     }
 
     #[test]

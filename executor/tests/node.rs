@@ -9,7 +9,7 @@ use executor::backend::fake::{FakeBackend, FakeModelFile, Gate};
 use executor::config::VerticalConfig;
 use runtime::config::ConfigDuration;
 use runtime::{OutRecord, Record};
-use schemas::allocation::NodeAllocation;
+use schemas::allocation::{InstanceAllocation, NodeAllocation};
 use schemas::status::{ExecutorStatus, InstanceState, NodeState, ScalingKind};
 use std::time::Duration;
 use support::*;
@@ -84,7 +84,7 @@ async fn every_request_gets_its_result() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_model_answers_over_the_topic() {
     let broker = Broker::new();
-    let plan = schemas::allocation::InstanceAllocation { max_batch: 8, ..instance("delay.onnx", "1", 1) };
+    let plan = InstanceAllocation { max_batch: 8, ..instance("delay.onnx", "1", 1) };
     broker.plan("n1", 1, vec![plan]).await;
     let vectors = std::fs::read_to_string(committed_models().join("test-vectors.json")).unwrap();
     let vectors: serde_json::Value = serde_json::from_str(&vectors).unwrap();
@@ -119,7 +119,7 @@ async fn a_real_model_answers_over_the_topic() {
 async fn every_bad_request_is_rejected_once_with_a_reason_that_names_the_field() {
     let broker = Broker::new();
     broker.fake_model("sum", &FakeModelFile { fails_on: Some(666.0), panics_on: Some(777.0), ..FakeModelFile::sum(2) });
-    let plan = schemas::allocation::InstanceAllocation { max_batch: 4, ..instance("sum", "1", 1) };
+    let plan = InstanceAllocation { max_batch: 4, ..instance("sum", "1", 1) };
     broker.plan("n1", 1, vec![plan]).await;
     let body = |inputs: &str| format!(r#"{{"inputs":[{inputs}]}}"#).into_bytes();
     let shape = body(r#"{"name":"x","shape":[1,3],"datatype":"FP32","data":[1,2,3]}"#);
@@ -367,6 +367,44 @@ async fn a_full_queue_sheds_and_every_request_has_one_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_the_bound_of_bytes_in_flight_the_node_reads_no_further() {
+    let broker = Broker::new();
+    broker.fake_model("sum", &FakeModelFile::sum(2));
+    broker.plan("n1", 1, vec![instance("sum", "1", 1)]).await;
+    let gate = Gate::closed();
+    let bytes = request(0, &[]).value.map_or(0, |v| v.len());
+    let small = Config { max_in_flight_bytes: 5 * bytes, ..config("n1") };
+    let node = broker.node(small, FakeBackend::default().with_gate(gate.clone()));
+    broker.requests(0..1000).await;
+    until("a running request", || gate.waiting() == 1).await;
+    let held = |s: &ExecutorStatus| s.services.iter().any(|x| x.queue_depth > 0);
+    let status = broker.status("n1", "a queue", held).await;
+    assert!(status.services[0].queue_depth <= 5, "{status:?}");
+    gate.open();
+    let answers = broker.answers(1000).await;
+    assert!(answers.values().all(|r| r.len() == 1 && r[0].topic == RESULTS), "it goes on as room comes");
+    let depths = broker.statuses("n1").into_iter().flat_map(|s| s.services).map(|s| s.queue_depth);
+    assert!(depths.max() <= Some(5));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_that_does_not_take_what_its_profile_says_is_told() {
+    let broker = Broker::new();
+    broker.fake_model("sum", &FakeModelFile::sum(2));
+    let slow = InstanceAllocation { service_p95_ms: 100.0, ..instance("sum", "1", 1) };
+    broker.plan("n1", 1, vec![slow]).await;
+    let node = broker.node(config("n1"), FakeBackend::default());
+    broker.requests(0..executor::drift::ENOUGH + 100).await;
+    let told = broker.status("n1", "a profile update", |s| !s.profile_updates.is_empty()).await;
+    let update = &told.profile_updates[0];
+    assert_eq!((update.service.as_str(), update.version.as_str(), update.backend.as_str()), ("a", "1", "fake"));
+    assert!(update.samples >= executor::drift::ENOUGH as u64 && update.point.batch == 1);
+    assert!(update.point.p95_ms < 90.0 && update.point.p50_ms <= update.point.p95_ms, "{update:?}");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_the_bound_of_requests_in_flight_the_node_reads_no_further() {
     let broker = Broker::new();
     broker.fake_model("sum", &FakeModelFile::sum(2));
@@ -420,7 +458,7 @@ async fn nothing_is_committed_before_its_answer_is_written() {
 async fn a_queue_borrows_free_workers_and_says_why() {
     let broker = Broker::new();
     broker.fake_model("sum", &FakeModelFile::sum(2));
-    let slow = schemas::allocation::InstanceAllocation { service_p95_ms: 2_000.0, ..instance("sum", "1", 1) };
+    let slow = InstanceAllocation { service_p95_ms: 2_000.0, ..instance("sum", "1", 1) };
     broker.plan("n1", 1, vec![slow]).await;
     let vertical = VerticalConfig { interval: ConfigDuration::from_millis(10), ..VerticalConfig::default() };
     let gate = Gate::closed();
@@ -445,7 +483,7 @@ async fn a_queue_borrows_free_workers_and_says_why() {
 async fn requests_are_batched_and_shed_by_deadline() {
     let broker = Broker::new();
     broker.fake_model("sum", &FakeModelFile::sum(2));
-    let plan = schemas::allocation::InstanceAllocation { max_batch: 4, ..instance("sum", "1", 1) };
+    let plan = InstanceAllocation { max_batch: 4, ..instance("sum", "1", 1) };
     broker.plan("n1", 1, vec![plan]).await;
     let gate = Gate::closed();
     let node = broker.node(config("n1"), FakeBackend::default().with_gate(gate.clone()));
@@ -487,7 +525,7 @@ async fn a_node_boots_retires_and_says_so() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unknown_backend_fails_the_instance_and_not_the_node() {
     let broker = Broker::new();
-    let plan = schemas::allocation::InstanceAllocation { backend: "cuda".to_owned(), ..instance("sum", "1", 1) };
+    let plan = InstanceAllocation { backend: "cuda".to_owned(), ..instance("sum", "1", 1) };
     broker.plan("n1", 1, vec![plan]).await;
     let node = broker.node(config("n1"), FakeBackend::default());
     let failed = broker.status("n1", "a failed instance", |s| version_is(s, "1", InstanceState::Failed)).await;

@@ -418,6 +418,7 @@ mod tests {
                 .collect(),
             services: vec![],
             profile_updates: vec![],
+            replan: vec![],
             scaling: vec![],
         }
     }

@@ -25,6 +25,7 @@ pub mod handover;
 pub mod leadership;
 pub mod lease;
 pub mod ledger;
+pub mod live;
 pub mod load;
 pub mod margin;
 pub mod metrics;

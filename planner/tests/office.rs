@@ -12,7 +12,8 @@ use runtime::memory::MemoryBus;
 use runtime::{Bus, Context, OutRecord, Readiness, Record, SharedClock, SharedRegistry, SystemClock};
 use schemas::Message;
 use schemas::allocation::{FLEET_KEY, FleetPlan, NODE_KEY_PREFIX, PLANNER_KEY, PlanMode, PlannerHeartbeat};
-use schemas::topics::{ALLOCATION_CONTROL, Topics};
+use schemas::status::{ExecutorStatus, NodeState, ReplanRequest};
+use schemas::topics::{ALLOCATION_CONTROL, EXECUTOR_STATUS, Topics};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -257,6 +258,35 @@ async fn advice_is_published_and_nothing_acts_on_it() {
     world.until(1, |r| r.key_str().starts_with(NODE_KEY_PREFIX)).await;
     doer.until_it("plan 2-").await;
     assert_eq!(doer.spy.0.lock().unwrap().len(), 1, "{:?}", doer.spy.0.lock().unwrap());
+}
+
+#[tokio::test]
+async fn a_node_that_is_at_its_ceiling_gets_another_plan_out_of_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::new().await;
+    let mut config = something_to_plan(folder.path(), PlanMode::Apply);
+    config.planner.period = ConfigDuration::from_secs(3_600);
+    let planner = world.start(config);
+    let first = world.plan_of(1).await;
+    planner.until_it("plan 1-").await;
+    let asks = ExecutorStatus {
+        schema: Default::default(),
+        node: first.nodes[0].node.clone(),
+        flavor: "small".into(),
+        at_ms: world.clock.now_ms(),
+        started_at_ms: 0,
+        state: NodeState::Ready,
+        plan_id: None,
+        cores: 2,
+        instances: Vec::new(),
+        services: Vec::new(),
+        profile_updates: Vec::new(),
+        scaling: Vec::new(),
+        replan: vec![ReplanRequest { service: "delay".into(), since_ms: 0, reason: "p95 nears the SLO".into() }],
+    };
+    let before = world.bus.records(ALLOCATION_CONTROL).iter().filter(|r| plan(r).is_some()).count();
+    world.bus.sink().send(OutRecord::message(EXECUTOR_STATUS, &asks).unwrap()).await.unwrap();
+    world.until(before + 1, |r| plan(r).is_some()).await;
 }
 
 #[tokio::test]

@@ -73,6 +73,20 @@ pub struct ExecutorStatus {
     /// Scaling inside the node since the heartbeat before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scaling: Vec<ScalingEvent>,
+    /// Services that this node alone cannot keep in their objective any more: the planner is to decide again at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replan: Vec<ReplanRequest>,
+}
+
+/// A service is under strain and the node has no free core left to lend it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ReplanRequest {
+    /// Prediction service.
+    pub service: String,
+    /// Since when.
+    pub since_ms: EpochMs,
+    /// One sentence for a person.
+    pub reason: String,
 }
 
 /// One loaded model on a node.

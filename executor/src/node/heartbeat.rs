@@ -2,13 +2,16 @@
 
 use super::Node;
 use crate::backend::{Signature, TensorSpec};
+use crate::drift;
+use crate::instance::InstanceKey;
 use crate::metrics::{ServiceLabel, StateLabel};
 use crate::pool::Look;
 use futures::StreamExt;
 use runtime::OutRecord;
 use schemas::EpochMs;
 use schemas::status::{
-    ExecutorStatus, InstanceState, InstanceStatus, ModelSignature, NodeState, ServiceStatus, TensorSignature,
+    ExecutorStatus, InstanceState, InstanceStatus, ModelSignature, NodeState, ProfileUpdate, ReplanRequest,
+    ServiceStatus, TensorSignature,
 };
 use std::time::Duration;
 
@@ -94,8 +97,9 @@ impl Node {
             cores: self.permits,
             instances: self.instance_statuses(),
             services: self.service_statuses(now_ms),
-            profile_updates: Vec::new(),
+            profile_updates: self.profile_updates(now_ms),
             scaling: std::mem::take(&mut self.scaling),
+            replan: self.replan_requests(now_ms),
         };
         self.changed = false;
         self.forget_gone();
@@ -107,6 +111,48 @@ impl Node {
                 None
             }
         }
+    }
+
+    /// Where measured times are not those of the profile; each instance is looked at once a minute.
+    fn profile_updates(&mut self, now_ms: EpochMs) -> Vec<ProfileUpdate> {
+        let mut updates = Vec::new();
+        let keys: Vec<InstanceKey> = self.extras.keys().cloned().collect();
+        for key in keys {
+            let Some(instance) = self.instances.get(&key).filter(|i| i.state() == InstanceState::Ready) else {
+                continue;
+            };
+            let (batch, planned_p95_ms) = (instance.plan.max_batch.max(1), instance.plan.service_p95_ms);
+            let workers = self.pool(&key).map_or(1, |pool| pool.look(now_ms).workers.max(1));
+            let due = self.extras.get(&key).is_some_and(|extra| now_ms >= extra.drift_due_ms);
+            let Some(host) = self.hosts.get(&key.service).filter(|_| due) else { continue };
+            // The times are the service's: with two versions here they cannot be told apart.
+            let versions = self.instances.keys().filter(|other| other.service == key.service).count();
+            let times_ms = host.service.stats(|stats| stats.batch_times(now_ms, batch));
+            if versions > 1 || times_ms.len() < drift::ENOUGH {
+                continue;
+            }
+            if let Some(extra) = self.extras.get_mut(&key) {
+                extra.drift_due_ms = now_ms + drift::PERIOD_MS;
+            }
+            let Some(point) = drift::drift(workers, batch, &times_ms, planned_p95_ms) else { continue };
+            tracing::info!(instance = %key, planned_p95_ms, measured_p95_ms = point.p95_ms, batch, "not what the profile says");
+            let samples = times_ms.len() as u64;
+            let InstanceKey { service, version, backend, .. } = key;
+            updates.push(ProfileUpdate { service, version, backend, point, samples });
+        }
+        updates
+    }
+
+    /// Instances that nothing on this node can help any more.
+    fn replan_requests(&self, now_ms: EpochMs) -> Vec<ReplanRequest> {
+        let ceilings = self.extras.iter().filter_map(|(key, extra)| Some((key, extra.vertical.at_ceiling(now_ms)?)));
+        ceilings
+            .map(|(key, ceiling)| ReplanRequest {
+                service: key.service.clone(),
+                since_ms: ceiling.since_ms,
+                reason: format!("{}, and no core of the node is free", ceiling.strain),
+            })
+            .collect()
     }
 
     fn instance_statuses(&self) -> Vec<InstanceStatus> {

@@ -58,6 +58,7 @@ impl Node {
             member: id,
             rejected_topic: topics.name(schemas::topics::PREDICTION_REJECTED),
             max_in_flight: self.config.max_in_flight,
+            max_in_flight_bytes: self.config.max_in_flight_bytes,
             max_rows: self.config.max_rows,
             commit_interval: self.config.commit_interval.get(),
         };

@@ -58,7 +58,7 @@ fn quantile(sorted: &[f64], level: f64) -> f64 {
 
 /// Order statistics around a quantile that hold it with 95 % confidence: ranks from the normal approximation of the
 /// binomial number of samples below it (Conover, Practical Nonparametric Statistics, 3.2).
-fn interval(sorted: &[f64], level: f64) -> [f64; 2] {
+pub(crate) fn interval(sorted: &[f64], level: f64) -> [f64; 2] {
     let n = sorted.len() as f64;
     let half = NORMAL_95 * (n * level * (1.0 - level)).sqrt();
     let at = |rank: f64| sorted[(rank.max(1.0) as usize).min(sorted.len()) - 1];

@@ -10,6 +10,7 @@ use crate::handover::hand_over;
 use crate::leadership::Event;
 use crate::lease::Terms;
 use crate::ledger::{Held, Ledger};
+use crate::live;
 use crate::load::LoadState;
 use crate::metrics::{FlavorLabel, Metrics, ServiceLabel};
 use crate::model::{Flavor, Naming, Plan, PlanInputs, PreviousDemand, Service, ServiceProfile};
@@ -27,6 +28,8 @@ use std::sync::Arc;
 const LEAST_GAP_MS: i64 = 1_000;
 /// Partitions of the request topics are looked up again so often.
 const PARTITIONS_EVERY_MS: i64 = 60_000;
+/// A node's request for another plan is heard so often at most: the plan before must have had time to help.
+const ASKED_AGAIN_MS: i64 = 10_000;
 /// Heartbeats of nodes are remembered for a claim for so many times the silence that means loss.
 const REMEMBERED: i64 = 10;
 
@@ -57,6 +60,8 @@ pub(super) struct Planner {
     pub(super) planned_at_ms: EpochMs,
     /// Why the next decision should not wait for its turn.
     pub(super) urgent: Option<String>,
+    /// When a node last asked for another plan for the sake of a service, and was heard.
+    asked: BTreeMap<String, EpochMs>,
     /// Lost nodes that have been counted.
     pub(super) counted_lost: BTreeSet<String>,
 }
@@ -91,6 +96,7 @@ impl Planner {
             plan_at_ms: now_ms,
             planned_at_ms: EpochMs::MIN / 2,
             urgent: None,
+            asked: BTreeMap::new(),
             counted_lost: BTreeSet::new(),
         }
     }
@@ -187,6 +193,20 @@ impl Planner {
         if !known && self.fleet.knows(&heartbeat.node) {
             tracing::info!(node = heartbeat.node, flavor = heartbeat.flavor, "node adopted");
             self.urgent = Some(format!("node {} has come", heartbeat.node));
+        }
+        for update in &heartbeat.profile_updates {
+            let Some(flavor) = self.flavors.iter().find(|f| f.name == heartbeat.flavor) else { continue };
+            if let Some(factor) = live::learn(&mut self.profiles, flavor, update) {
+                let (service, p95_ms) = (&update.service, update.point.p95_ms);
+                tracing::info!(service, flavor = flavor.name, p95_ms, factor, "a profile is corrected");
+            }
+        }
+        for request in &heartbeat.replan {
+            let heard = self.asked.get(&request.service).is_some_and(|last_ms| seen_ms - last_ms < ASKED_AGAIN_MS);
+            if !heard {
+                self.asked.insert(request.service.clone(), seen_ms);
+                self.urgent = Some(format!("{} on {}: {}", request.service, heartbeat.node, request.reason));
+            }
         }
         for failed in heartbeat.instances.iter().filter(|i| i.state == InstanceState::Failed) {
             let still = self.last.as_ref().is_some_and(|p| places(p, &heartbeat.node, &failed.service));

@@ -15,6 +15,9 @@ use tests::{Brokers, Process, read_all, send, unique, workspace};
 const NODES: usize = 3;
 /// Kills in CI; `DELIVERY_KILLS` sets another number. (Not `BARISTA_…`: those are settings of the nodes.)
 const KILLS: usize = 5;
+/// A shell command that kills and restarts the broker under test, for `DELIVERY_RESTARTS` times between the kills. CI does
+/// without: its other tests use the same broker. See `docs/benchmarks/executor.md`.
+const RESTART: &str = "DELIVERY_RESTART";
 /// Between two requests of the sender.
 const PAUSE: Duration = Duration::from_millis(4);
 
@@ -103,7 +106,15 @@ async fn survive(brokers: Brokers, delivery: &str) {
             }
         }
     });
-    for _ in 0..kills {
+    let restarts: usize = std::env::var("DELIVERY_RESTARTS").map_or(0, |n| n.parse().expect("a number"));
+    for kill in 0..kills {
+        if restarts > 0 && kill % kills.div_ceil(restarts) == kills.div_ceil(restarts) / 2 {
+            let command = std::env::var(RESTART).expect("DELIVERY_RESTART names the command");
+            let restart = move || std::process::Command::new("sh").args(["-c", &command]).status();
+            let status = tokio::task::spawn_blocking(restart).await.unwrap().expect("a shell");
+            assert!(status.success(), "{RESTART}: {status}");
+            eprintln!("{delivery}: the broker was killed and started again, {} sent", sent.load(Ordering::Relaxed));
+        }
         let victim = random.random_range(0..NODES);
         nodes[victim].kill();
         // The others work on for a while, or not: both are moments to come back in.

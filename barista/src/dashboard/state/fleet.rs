@@ -272,6 +272,7 @@ mod tests {
             instances: vec![],
             services: vec![],
             profile_updates: vec![],
+            replan: vec![],
             scaling: vec![],
         }
     }

@@ -61,6 +61,7 @@ fn status(node: &str, at_ms: EpochMs, answered: u64, p95_ms: f64) -> ExecutorSta
             slo_ms: 200.0,
         }],
         profile_updates: vec![],
+        replan: vec![],
         scaling: vec![],
     }
 }
