@@ -28,7 +28,8 @@ pub struct KafkaConfig {
     pub linger: ConfigDuration,
     /// Producer: records that may wait for their delivery report; a full queue makes senders wait.
     pub producer_queue: usize,
-    /// Consumer: how long a broker may hold an empty fetch.
+    /// Consumer: how long a broker may hold an empty fetch. Members of groups ask for 25 ms at most: a partition that comes
+    /// to a member waits for the fetch under way.
     pub fetch_wait: ConfigDuration,
     /// Consumer: silence after which the broker gives a member's partitions away.
     pub session_timeout: ConfigDuration,

@@ -28,6 +28,9 @@ const POLL_FULL: Duration = Duration::from_millis(2);
 /// How long a request for metadata or offsets may take.
 const REQUEST: Duration = Duration::from_secs(20);
 
+/// Longest wait of an empty fetch of a group member.
+const GROUP_FETCH_WAIT_MS: i64 = 25;
+
 enum Control {
     Assigned(Vec<TopicPartition>, u64),
     Revoked(Vec<TopicPartition>, oneshot::Sender<()>),
@@ -273,7 +276,7 @@ fn client_config(config: &KafkaConfig, spec: &SourceSpec) -> rdkafka::ClientConf
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "earliest")
         .set("isolation.level", "read_committed")
-        .set("fetch.wait.max.ms", config.fetch_wait.as_ms().to_string())
+        .set("fetch.wait.max.ms", fetch_wait_ms(config, spec).to_string())
         .set("session.timeout.ms", config.session_timeout.as_ms().to_string())
         .set("heartbeat.interval.ms", config.heartbeat.as_ms().to_string())
         .set("partition.assignment.strategy", "cooperative-sticky")
@@ -295,6 +298,14 @@ fn client_config(config: &KafkaConfig, spec: &SourceSpec) -> rdkafka::ClientConf
         }
     }
     client
+}
+
+/// librdkafka has one fetch under way to a broker: a partition that is assigned meanwhile is asked for only in the next.
+fn fetch_wait_ms(config: &KafkaConfig, spec: &SourceSpec) -> i64 {
+    match spec.mode {
+        SourceMode::Group { .. } => config.fetch_wait.as_ms().min(GROUP_FETCH_WAIT_MS),
+        SourceMode::Assign { .. } => config.fetch_wait.as_ms(),
+    }
 }
 
 /// Assigns every partition of the topics; returns the ends they have now, without those already reached.
