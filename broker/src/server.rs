@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::context::Context;
 use crate::handlers::{self, Client, cluster};
 use crate::protocol::frame::{self, Parsed, Refusal};
+use crate::protocol::unserved;
 
 /// A connection on which nothing is asked for so long is closed, as Apache Kafka does.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
@@ -115,6 +116,7 @@ async fn respond(context: &Arc<Context>, client: &Client, request: Bytes) -> Res
         Parsed::FutureApiVersions { correlation } => {
             frame::future_api_versions(correlation, &cluster::future_api_versions()).map(Some)
         }
+        Parsed::Unserved { key, version, correlation } => unserved::refuse(key, version, correlation).map(Some),
     }
 }
 

@@ -69,9 +69,10 @@ fn cluster_id(context: &Context) -> String {
 }
 
 fn one_topic(context: &Context, asked: MetadataRequestTopic, create: bool) -> MetadataResponseTopic {
+    // Kafka's Java client sends an empty name beside an id: the id decides where there is one.
     let found = match &asked.name {
-        Some(name) => find_or_create(context, name, create),
-        None => context.topics.get_by_id(TopicId(*asked.topic_id.as_bytes())).ok_or(ResponseError::UnknownTopicId),
+        Some(name) if asked.topic_id.is_nil() => find_or_create(context, name, create),
+        _ => context.topics.get_by_id(TopicId(*asked.topic_id.as_bytes())).ok_or(ResponseError::UnknownTopicId),
     };
     match found {
         Ok(topic) => describe_topic(&topic),

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use kafka_protocol::messages::ApiKey;
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::{ApiKey, MetadataRequest, TopicName};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -89,6 +91,23 @@ fn every_version_can_carry_content() {
                     answer(&context, api, version, &body).await;
                 }
             }
+        }
+    });
+}
+
+/// An id alone, with the empty name that Kafka's Java client puts beside it, and one that nobody has.
+#[test]
+fn metadata_by_id() {
+    with_context(async |context| {
+        let topic = super::topics::create_by_default(&context, "named").unwrap();
+        for name in [None, Some("")] {
+            let name = name.map(|name| TopicName(super::text(name)));
+            let asked = |id| MetadataRequestTopic::default().with_topic_id(super::uuid(id)).with_name(name.clone());
+            let ids = [topic.id, crate::catalog::TopicId([9; 16])];
+            let request = MetadataRequest::default().with_topics(Some(ids.map(asked).into()));
+            let found = super::cluster::metadata(&context, request, 12).topics;
+            assert_eq!(found[0].name.as_ref().unwrap().as_str(), "named");
+            assert_eq!(found[1].error_code, ResponseError::UnknownTopicId.code());
         }
     });
 }

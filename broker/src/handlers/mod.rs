@@ -12,6 +12,7 @@ pub(crate) mod groups;
 pub(crate) mod offsets;
 pub(crate) mod produce;
 pub(crate) mod topics;
+pub(crate) mod transaction_views;
 pub(crate) mod transactions;
 
 use std::future::Future;
@@ -67,6 +68,9 @@ pub(crate) async fn serve(context: &Arc<Context>, client: &Client, frame: &Frame
         ApiKey::IncrementalAlterConfigs => now(frame, |r| configs::alter(c, r)),
         ApiKey::OffsetDelete => now(frame, |r| commits::delete(c, r)),
         ApiKey::DescribeCluster => now(frame, |r| cluster::describe(c, r, version)),
+        ApiKey::DescribeProducers => now(frame, |r| transaction_views::describe_producers(c, r)),
+        ApiKey::DescribeTransactions => now(frame, |r| transaction_views::describe(c, r)),
+        ApiKey::ListTransactions => now(frame, |r| transaction_views::list(c, r, version)),
         ApiKey::ConsumerGroupHeartbeat => now(frame, groups::refuse_next_generation),
         // The table of served requests and this match are kept together by a test.
         key => Err(Refusal::UnknownKey(key as i16)),

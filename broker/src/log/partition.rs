@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 
 use super::batch::{self, BatchHeader, Ending};
 use super::compaction;
+use super::producers::Described;
 use super::recovery::{self, Opening};
 use super::rules::LogRules;
 use super::segment::{self, Headers, ReadError, Span};
@@ -163,6 +164,11 @@ impl Partition {
         let marker = batch::marker(ending, now_ms);
         let header = BatchHeader::parse(&marker).map_err(|_| ResponseError::UnknownServerError)?;
         self.change(now_ms, Request::End(&header, ending), &marker, rules, || Ok(())).map(|_| ())
+    }
+
+    /// The producers that have written here and are remembered.
+    pub(crate) fn producers(&self) -> Vec<Described> {
+        lock(&self.inner).state.producers().describe().collect()
     }
 
     /// Producer and epoch of each transaction that is open here.

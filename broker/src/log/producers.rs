@@ -58,7 +58,34 @@ pub(crate) struct Producers {
     open: BTreeMap<i64, (i64, i16)>,
 }
 
+/// What an administrator is told of one producer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Described {
+    pub(crate) id: i64,
+    pub(crate) epoch: i16,
+    /// Sequence of its last record, -1 when it wrote none in this epoch.
+    pub(crate) last_sequence: i32,
+    /// Time of its last batch, or of the marker that made it known.
+    pub(crate) last_timestamp: i64,
+    /// Where its open transaction begins.
+    pub(crate) open_since: Option<i64>,
+}
+
 impl Producers {
+    /// Every producer that is remembered.
+    pub(crate) fn describe(&self) -> impl Iterator<Item = Described> {
+        self.known.iter().map(|(&id, producer)| {
+            let last = producer.batches.back();
+            Described {
+                id,
+                epoch: producer.epoch,
+                last_sequence: last.map_or(-1, |batch| batch.last_sequence),
+                last_timestamp: last.map_or(producer.last_used_ms, |batch| batch.timestamp),
+                open_since: self.open.get(&id).map(|(first, _)| *first),
+            }
+        })
+    }
+
     /// Decides about a batch; changes nothing.
     pub(crate) fn check(&self, batch: &BatchHeader) -> Check {
         let Some(producer) = self.known.get(&batch.producer_id) else {

@@ -1,11 +1,12 @@
 //! The requests that are served: their versions and their layouts.
 //!
-//! The versions are what `ApiVersions` advertises. Three things in it are not what they seem:
+//! The versions are what `ApiVersions` advertises. Four things in it are not what they seem:
 //! - Produce is advertised from version 0, as Apache Kafka 4 does, because librdkafka before 2.9
 //!   takes a higher minimum for a broker that cannot compress. Versions 0 to 2 themselves are
 //!   refused, there and here.
 //! - ConsumerGroupHeartbeat is advertised and always answered UNSUPPORTED_VERSION: librdkafka takes
 //!   that for final, but asks for a coordinator for ever where the request is not advertised.
+//! - ListTransactions stops short of its version 2, whose filter is a regular expression of RE2.
 //! - Transactional requests stop short of the second version of the protocol (KIP-890), which clients
 //!   use only where a cluster announces it.
 
@@ -77,6 +78,9 @@ pub(crate) const APIS: &[Api] = &[
     api(ApiKey::IncrementalAlterConfigs, 0, 1, INCREMENTAL_ALTER_CONFIGS),
     api(ApiKey::OffsetDelete, 0, 0, OFFSET_DELETE),
     api(ApiKey::DescribeCluster, 0, 2, DESCRIBE_CLUSTER),
+    api(ApiKey::DescribeProducers, 0, 0, &[always(Structs(&[always(Text), always(Numbers(4))]))]),
+    api(ApiKey::DescribeTransactions, 0, 0, &[always(Texts)]),
+    api(ApiKey::ListTransactions, 0, 1, &[always(Texts), always(Numbers(8)), since(1, Fixed(8))]),
     api(ApiKey::ConsumerGroupHeartbeat, 0, 1, CONSUMER_GROUP_HEARTBEAT),
 ];
 

@@ -70,6 +70,15 @@ pub(crate) enum Parsed {
         /// Echoed in the reply.
         correlation: i32,
     },
+    /// A request of the protocol that this broker does not serve.
+    Unserved {
+        /// Which request.
+        key: ApiKey,
+        /// The version that was sent.
+        version: i16,
+        /// Echoed in the reply.
+        correlation: i32,
+    },
 }
 
 /// Reads the header and checks the layout of the body.
@@ -80,7 +89,14 @@ pub(crate) fn parse(mut frame: Bytes) -> Result<Parsed, Refusal> {
     let key = frame.get_i16();
     let version = frame.get_i16();
     let correlation = frame.get_i32();
-    let api = api::find(key).ok_or(Refusal::UnknownKey(key))?;
+    let Some(api) = api::find(key) else {
+        let key = ApiKey::try_from(key).map_err(|()| Refusal::UnknownKey(key))?;
+        let versions = key.valid_versions();
+        return match (versions.min..=versions.max).contains(&version) {
+            true => Ok(Parsed::Unserved { key, version, correlation }),
+            false => Err(Refusal::UnknownKey(key as i16)),
+        };
+    };
     if !(api.min_served..=api.max).contains(&version) {
         if api.key == ApiKey::ApiVersions {
             return Ok(Parsed::FutureApiVersions { correlation });

@@ -2,6 +2,7 @@
 //! Frames made from the described layouts: the check and the generated decoders must agree.
 
 use bytes::{BufMut, Bytes};
+use kafka_protocol::ResponseError;
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::Request;
 use proptest::prelude::*;
@@ -10,6 +11,7 @@ use proptest::test_runner::TestRunner;
 use super::*;
 use crate::protocol::api::APIS;
 use crate::protocol::shape::{Field, Shape};
+use crate::protocol::unserved;
 
 /// Bytes drawn from proptest, read one by one; zero when they are used up.
 pub(crate) struct Dice<'a>(pub(crate) &'a [u8]);
@@ -150,6 +152,9 @@ fn decode_any(frame: &Frame) -> Result<(), String> {
         ApiKey::IncrementalAlterConfigs => decoded::<IncrementalAlterConfigsRequest>(frame),
         ApiKey::OffsetDelete => decoded::<OffsetDeleteRequest>(frame),
         ApiKey::DescribeCluster => decoded::<DescribeClusterRequest>(frame),
+        ApiKey::DescribeProducers => decoded::<DescribeProducersRequest>(frame),
+        ApiKey::DescribeTransactions => decoded::<DescribeTransactionsRequest>(frame),
+        ApiKey::ListTransactions => decoded::<ListTransactionsRequest>(frame),
         ApiKey::ConsumerGroupHeartbeat => decoded::<ConsumerGroupHeartbeatRequest>(frame),
         other => Err(format!("{other:?} is served but not tested here")),
     }
@@ -232,6 +237,38 @@ fn versions_of_the_future_get_an_answer_or_a_refusal() {
     assert!(matches!(parse(frame_of(produce, 2, &[])), Err(Refusal::Version { version: 2, .. })));
     let unknown = Bytes::from_static(&[0x7f, 0xff, 0, 0, 0, 0, 0, 1, 0xff, 0xff]);
     assert!(matches!(parse(unknown), Err(Refusal::UnknownKey(0x7fff))));
+}
+
+/// Every request of the protocol that is not served is refused at once: by its error where the layout
+/// of its reply begins with one, else by the end of the connection.
+#[test]
+fn what_is_not_served_is_refused() {
+    let code = ResponseError::UnsupportedVersion.code().to_be_bytes();
+    let mut answered = 0;
+    for (key, version) in (0..200).filter_map(|key| ApiKey::try_from(key).ok()).flat_map(|key| {
+        let versions = key.valid_versions();
+        (versions.min..=versions.max).map(move |version| (key, version))
+    }) {
+        if api::find(key as i16).is_some() {
+            continue;
+        }
+        let mut frame = Vec::from((key as i16).to_be_bytes());
+        frame.extend(version.to_be_bytes());
+        frame.extend([0, 0, 0, 77, 0xff, 0xff]);
+        let Ok(Parsed::Unserved { correlation: 77, .. }) = parse(frame.into()) else {
+            panic!("{key:?} version {version} is not taken for one of the protocol");
+        };
+        match unserved::refuse(key, version, 77) {
+            Ok(reply) => {
+                assert_eq!(reply[4..8], 77i32.to_be_bytes());
+                assert!(reply[8..].windows(2).any(|pair| pair == code), "{key:?} version {version}: no error");
+                answered += 1;
+            }
+            Err(Refusal::UnknownKey(_)) => {}
+            Err(other) => panic!("{key:?} version {version}: {other}"),
+        }
+    }
+    assert!(answered > 30, "{answered}");
 }
 
 /// The table never promises more than the codec can do.

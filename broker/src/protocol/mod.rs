@@ -9,3 +9,4 @@
 pub(crate) mod api;
 pub(crate) mod frame;
 pub(crate) mod shape;
+pub(crate) mod unserved;

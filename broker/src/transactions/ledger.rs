@@ -41,6 +41,49 @@ pub(crate) enum Phase {
     Ended { outcome: Outcome },
 }
 
+impl Phase {
+    /// The name that the protocol has for it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Empty => "Empty",
+            Self::Ongoing { .. } => "Ongoing",
+            Self::Ending { outcome: Outcome::Commit } => "PrepareCommit",
+            Self::Ending { outcome: Outcome::Abort } => "PrepareAbort",
+            Self::Ended { outcome: Outcome::Commit } => "CompleteCommit",
+            Self::Ended { outcome: Outcome::Abort } => "CompleteAbort",
+        }
+    }
+
+    /// Since when a transaction is open.
+    pub(crate) fn since_ms(self) -> Option<i64> {
+        match self {
+            Self::Ongoing { since_ms } => Some(since_ms),
+            _ => None,
+        }
+    }
+}
+
+/// Every name of [`Phase::name`] and those that other brokers have besides.
+pub(crate) const PHASE_NAMES: &[&str] = &[
+    "Empty",
+    "Ongoing",
+    "PrepareCommit",
+    "PrepareAbort",
+    "CompleteCommit",
+    "CompleteAbort",
+    "Dead",
+    "PrepareEpochFence",
+];
+
+/// Which transactional ids to list; what is empty or `None` does not restrict.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Filter<'a> {
+    pub(crate) phases: Vec<&'a str>,
+    pub(crate) producer_ids: Vec<i64>,
+    /// Leaves out transactions that are open no longer than this.
+    pub(crate) open_longer_than_ms: Option<i64>,
+}
+
 /// What is known of one transactional id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Transaction {
@@ -139,6 +182,17 @@ impl Ledger {
     pub(crate) fn ending(&self) -> Vec<String> {
         let ending = self.by_id.iter().filter(|(_, t)| matches!(t.phase, Phase::Ending { .. }));
         ending.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// The ids that a filter lets pass, in order.
+    pub(crate) fn list(&self, now_ms: i64, filter: &Filter<'_>) -> Vec<(&str, &Transaction)> {
+        let passes = |t: &Transaction| {
+            let is_young = |since_ms, limit| now_ms.saturating_sub(since_ms) <= limit;
+            (filter.phases.is_empty() || filter.phases.contains(&t.phase.name()))
+                && (filter.producer_ids.is_empty() || filter.producer_ids.contains(&t.producer_id))
+                && !matches!((t.phase.since_ms(), filter.open_longer_than_ms), (Some(s), Some(limit)) if is_young(s, limit))
+        };
+        self.by_id.iter().filter(|(_, t)| passes(t)).map(|(id, t)| (id.as_str(), t)).collect()
     }
 
     /// Whether an open or ending transaction of this producer covers the partition.

@@ -140,6 +140,26 @@ fn bounds_hold_and_a_worn_out_epoch_gets_a_fresh_producer() {
     assert_eq!(begin(&mut ledger, "a", 1, 9), Reply::Initialised { producer_id: 9, epoch: 0 });
 }
 
+#[test]
+fn lists_go_by_phase_producer_and_age() {
+    let mut ledger = Ledger::default();
+    init(&mut ledger, 0, None);
+    let ids = |ledger: &Ledger, now, filter: &Filter<'_>| ledger.list(now, filter).len();
+    let all = Filter::default();
+    let mine = Filter { producer_ids: vec![7], ..Filter::default() };
+    let others = Filter { producer_ids: vec![8], ..Filter::default() };
+    let old = Filter { open_longer_than_ms: Some(100), ..Filter::default() };
+    assert_eq!([&all, &mine, &others, &old].map(|filter| ids(&ledger, 50, filter)), [1, 1, 0, 1], "nothing is open");
+    join(&mut ledger, 1000, 0);
+    assert_eq!((ids(&ledger, 1100, &old), ids(&ledger, 1101, &old)), (0, 1));
+    for (outcome, names) in [(None, "Ongoing"), (Some(Outcome::Commit), "PrepareCommit")] {
+        outcome.map(|outcome| end(&mut ledger, 0, outcome));
+        let here = |name| ids(&ledger, 2000, &Filter { phases: vec![name], ..Filter::default() });
+        let found: Vec<_> = PHASE_NAMES.iter().filter(|name| here(name) == 1).collect();
+        assert_eq!(found, [&names]);
+    }
+}
+
 proptest! {
     /// Whatever happens: planning changes nothing; a snapshot and the journal's text give the same
     /// state; the epoch never falls; offsets come out only of transactions that were committed.
@@ -178,6 +198,7 @@ proptest! {
             }
             if let Some(known) = ledger.get("a") {
                 prop_assert!(known.epoch >= newest);
+                prop_assert!(PHASE_NAMES.contains(&known.phase.name()));
                 newest = known.epoch;
             }
             let mut copy = Ledger::default();

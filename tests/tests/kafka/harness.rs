@@ -33,7 +33,8 @@ pub(crate) struct Target {
     pub(crate) next_generation_groups: bool,
 }
 
-type Check = Pin<Box<dyn Future<Output = Result<()>>>>;
+/// A check that runs.
+pub(crate) type Check = Pin<Box<dyn Future<Output = Result<()>>>>;
 
 fn run(name: &str, check: impl FnOnce() -> Check) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");

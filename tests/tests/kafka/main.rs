@@ -6,12 +6,14 @@
 //! a broker says it cannot do ([`broker::capabilities`]) changes an expectation: then the check is
 //! that it says so at once.
 //!
-//! `crash` and `faults` hold what only makes sense for a broker whose process and files we own;
-//! `latency` and `throughput` are measured by hand (docs/benchmarks/broker.md).
+//! `clients` runs clients nobody here wrote against both and compares what they observe; `crash` and
+//! `faults` hold what only makes sense for a broker whose process and files we own; `latency` and
+//! `throughput` are measured by hand (docs/benchmarks/broker.md).
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod admin;
 mod children;
+mod clients;
 mod crash;
 mod faults;
 mod fetch;
