@@ -143,7 +143,7 @@ impl Tracker {
         let guesses = self.guesses(upper, &window.bases, &window.scales);
         let mixture = self.mix(&guesses);
         let gradient = if window.highest <= mixture { 1.0 - level } else { -level };
-        self.combiner.learn(&guesses.map(|guess| gradient * (guess - mixture) / unit));
+        self.combiner.learn(guesses.iter().map(|guess| gradient * (guess - mixture) / unit));
         // By what was said then, not by what today's factors would say: those have seen half of this window already.
         let below = window.highest <= issued;
         let step = OFFSET_SPEED * speed;

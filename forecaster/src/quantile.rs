@@ -143,7 +143,7 @@ impl Tracker {
         let guesses = self.guesses(center, scales);
         let mixture = self.mix(&guesses);
         let gradient = if value <= mixture { 1.0 - tau } else { -tau };
-        self.combiner.learn(&guesses.map(|guess| gradient * (guess - mixture) / unit));
+        self.combiner.learn(guesses.iter().map(|guess| gradient * (guess - mixture) / unit));
 
         // Rare events ask for larger steps to be followed at all, and a young tracker for larger still.
         let speed = (if tau > 0.97 { 0.6_f64 } else { 0.3 }).max(8.0 / (1.0 + 0.05 * seen as f64));
@@ -218,16 +218,14 @@ impl Quantiles {
         self.scales.at(center, level, slot)
     }
 
-    /// The quantiles at the levels, ascending.
-    pub(crate) fn at(&self, center: f64, scales: &[f64; SCALES]) -> Vec<f64> {
+    /// The quantiles at the levels, ascending, into `quantiles`.
+    pub(crate) fn at(&self, center: f64, scales: &[f64; SCALES], quantiles: &mut Vec<f64>) {
         let mut floor = 0.0_f64;
-        self.trackers
-            .iter()
-            .map(|tracker| {
-                floor = floor.max(tracker.mix(&tracker.guesses(center, scales)));
-                floor
-            })
-            .collect()
+        quantiles.clear();
+        quantiles.extend(self.trackers.iter().map(|tracker| {
+            floor = floor.max(tracker.mix(&tracker.guesses(center, scales)));
+            floor
+        }));
     }
 
     /// Learns from an outcome; `unit` is the usual loss.
@@ -253,6 +251,12 @@ mod tests {
 
     const LEVELS: [f64; 5] = [0.5, 0.9, 0.95, 0.975, 0.99];
 
+    fn at(quantiles: &Quantiles, center: f64, scales: &[f64; SCALES]) -> Vec<f64> {
+        let mut at = Vec::new();
+        quantiles.at(center, scales, &mut at);
+        at
+    }
+
     /// Shares of outcomes at or below each quantile, for errors drawn around a forecast of 100; the first tenth of the
     /// outcomes is not counted.
     fn coverage(outcomes: usize, mut error: impl FnMut(&mut ChaCha8Rng, usize) -> f64) -> [f64; 5] {
@@ -264,7 +268,7 @@ mod tests {
             let scales = quantiles.scales(100.0, 100.0, slot);
             let value = (100.0 + error(&mut rng, i)).max(0.0);
             if i >= outcomes / 10 {
-                for (below, quantile) in below.iter_mut().zip(quantiles.at(100.0, &scales)) {
+                for (below, quantile) in below.iter_mut().zip(at(&quantiles, 100.0, &scales)) {
                     *below += if value <= quantile { 1.0 } else { 0.0 };
                 }
             }
@@ -299,7 +303,7 @@ mod tests {
     #[test]
     fn before_the_first_error_there_is_a_band() {
         let quantiles = Quantiles::new(&LEVELS, 24);
-        let band = quantiles.at(100.0, &quantiles.scales(100.0, 100.0, 0));
+        let band = at(&quantiles, 100.0, &quantiles.scales(100.0, 100.0, 0));
         assert!(band[0] == 100.0 && band[4] > 130.0, "{band:?}");
     }
 
@@ -309,7 +313,7 @@ mod tests {
             let mut quantiles = Quantiles::new(&LEVELS, 24);
             for (i, (value, center)) in outcomes.into_iter().enumerate() {
                 let scales = quantiles.scales(center, 1.0, i % 24);
-                let at = quantiles.at(center, &scales);
+                let at = at(&quantiles, center, &scales);
                 prop_assert!(at.is_sorted() && at.iter().all(|quantile| quantile.is_finite() && *quantile >= 0.0));
                 let unit = 4.0 * quantiles.recent_error().max(1e-6);
                 quantiles.learn(Outcome { value, center, scales: &scales, level: 1.0, slot: i % 24 }, unit);

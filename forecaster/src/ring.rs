@@ -34,7 +34,7 @@ impl Ring {
             self.values.push(value);
         } else {
             self.values[self.next] = value;
-            self.next = (self.next + 1) % self.capacity;
+            self.next = if self.next + 1 < self.capacity { self.next + 1 } else { 0 };
         }
     }
 
@@ -55,7 +55,9 @@ impl Ring {
 
     fn position(&self, back: usize) -> Option<usize> {
         let len = self.values.len();
-        (back < len).then(|| (self.next + len - 1 - back) % len)
+        // `next` is below the capacity, and 0 until the ring is full: the sum is below twice the length.
+        let position = (self.next + len).checked_sub(1 + back)?;
+        (back < len).then_some(if position < len { position } else { position - len })
     }
 
     pub(crate) fn clear(&mut self) {

@@ -23,7 +23,7 @@ use hour_ridge::HourRidge;
 use ridge::{Inputs, Link, Ridge};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use trees::{Share, Trees};
+use trees::{Share, TargetView, Trees};
 
 /// Samples after which a short-memory ridge has forgotten two thirds.
 const SHORT_WINDOW: f64 = 1200.0;
@@ -213,6 +213,8 @@ pub(crate) struct Origin<'a> {
     /// Steps from the newest interval to the target.
     pub(crate) steps: u32,
     pub(crate) inputs: Inputs<'a>,
+    /// Absent before the first sample.
+    pub(crate) view: Option<&'a TargetView>,
 }
 
 /// One expert of one horizon.
@@ -264,10 +266,9 @@ impl Expert {
             | ExpertKind::RidgeLogShort
             | ExpertKind::RidgeLogLong => self.ridge.as_ref().map(|ridge| ridge.predict(origin.inputs)),
             ExpertKind::RidgeHour => self.hours.as_ref().map(|hours| hours.predict(origin.inputs)),
-            ExpertKind::Trees | ExpertKind::TreesTypical => self
-                .trees
-                .as_ref()
-                .and_then(|trees| trees.predict(origin.history, origin.seasons, origin.calendar, origin.target)),
+            ExpertKind::Trees | ExpertKind::TreesTypical => {
+                self.trees.as_ref().zip(origin.view).and_then(|(trees, view)| trees.predict(view))
+            }
             // They need the others' forecasts: the horizon asks them last.
             ExpertKind::Exogenous | ExpertKind::Stack => None,
             ExpertKind::Barista2019 | ExpertKind::Barista2019Ridge | ExpertKind::Barista2019Trees => {
@@ -299,6 +300,11 @@ impl Expert {
         if let Some(ridge) = &mut self.ridge {
             ridge.solve();
         }
+    }
+
+    /// True if it looks at [`Origin::view`] now.
+    pub(crate) fn needs_view(&self) -> bool {
+        self.trees.as_ref().is_some_and(Trees::is_fitted)
     }
 
     /// True if there is something for [`Expert::refit`] to do.

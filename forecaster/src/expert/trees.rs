@@ -16,7 +16,7 @@ mod rows;
 use crate::calendar::Calendar;
 use crate::history::{History, Seasons};
 use boost::Boost;
-use rows::{N, Row, clock, row};
+use rows::{Bases, N, Outset, Row, clock};
 use serde::{Deserialize, Serialize};
 
 /// Most rows of the past that a fit uses.
@@ -26,6 +26,10 @@ const LEAST_ROWS: usize = 600;
 const DEPTH: usize = 5;
 const SPLITS: usize = (1 << DEPTH) - 1;
 const LEAVES: usize = 1 << DEPTH;
+/// Places of a tree: its nodes, the first place empty, and its leaves.
+const PLACES: usize = 2 * LEAVES;
+/// Trees that are walked down at the same time: each step down waits for the one before, but not for another tree's.
+const ABREAST: usize = 8;
 /// Ranks that a feature is cut into.
 const BINS: usize = 32;
 
@@ -74,13 +78,10 @@ pub(crate) struct Trees {
     /// By feature: the values that its ranks end at.
     #[serde(with = "crate::bits::single")]
     edges: Vec<f32>,
-    /// By tree and node, breadth first: the feature, and the last rank that goes left.
-    #[serde(with = "crate::bits::bytes")]
-    features: Vec<u8>,
-    #[serde(with = "crate::bits::bytes")]
-    cuts: Vec<u8>,
-    /// By tree and leaf: part of the difference from the base, in units of `unit`.
-    leaves: Vec<i16>,
+    /// Tree after tree, [`PLACES`] each: the nodes, breadth first and from place 1 on, as the feature plus 256 times
+    /// the last rank that goes left; then the leaves, parts of the difference from the base in units of `unit`.
+    #[serde(with = "crate::bits::short")]
+    trees: Vec<i16>,
     unit: f32,
 }
 
@@ -91,19 +92,16 @@ impl Trees {
             Base::Last => share.last,
             Base::Typical => share.typical,
         };
-        Trees { base, most, edges: Vec::new(), features: Vec::new(), cuts: Vec::new(), leaves: Vec::new(), unit: 0.0 }
+        Trees { base, most, edges: Vec::new(), trees: Vec::new(), unit: 0.0 }
     }
 
     pub(crate) fn fits(&self, fresh: &Trees) -> bool {
-        let trees = self.leaves.len() / LEAVES;
+        let trees = self.trees.len() / PLACES;
         self.base == fresh.base
             && self.most == fresh.most
             && (trees == 0 || trees == self.most)
-            && self.leaves.len() == trees * LEAVES
-            && self.features.len() == trees * SPLITS
-            && self.cuts.len() == trees * SPLITS
+            && self.trees.len() == trees * PLACES
             && self.edges.len() == if trees == 0 { 0 } else { N * (BINS - 1) }
-            && self.features.iter().all(|&feature| usize::from(feature) < N)
             && !self.edges.iter().any(|edge| edge.is_nan())
             && self.unit.is_finite()
     }
@@ -111,32 +109,25 @@ impl Trees {
     /// Bytes when fitted.
     pub(crate) fn memory_bytes(&self) -> usize {
         let edges = if self.most == 0 { 0 } else { N * (BINS - 1) * size_of::<f32>() };
-        self.most * (2 * SPLITS + LEAVES * size_of::<i16>()) + edges
+        self.most * PLACES * size_of::<i16>() + edges
     }
 
-    pub(crate) fn predict(&self, history: &History, seasons: Seasons, calendar: &Calendar, target: i64) -> Option<f64> {
-        if self.leaves.is_empty() {
+    pub(crate) fn is_fitted(&self) -> bool {
+        !self.trees.is_empty()
+    }
+
+    /// Abstains until fitted.
+    pub(crate) fn predict(&self, view: &TargetView) -> Option<f64> {
+        if self.trees.is_empty() {
             return None;
         }
-        let (origin, _) = history.series.newest()?;
-        let past = |index: i64| history.series.at(index).map_or(f32::NAN, |value| value as f32);
-        let means = [history.means.day as f32, history.means.week as f32];
-        let clock = clock(calendar, history.series.start_ms(target));
-        let (row, bases) = row(past, seasons, origin, target, means, clock);
-        let bins = rank(&row, &self.edges);
-        let trees = self
-            .features
-            .chunks_exact(SPLITS)
-            .zip(self.cuts.chunks_exact(SPLITS))
-            .zip(self.leaves.chunks_exact(LEAVES));
-        let sum: i64 = trees.map(|((features, cuts), leaves)| i64::from(leaves[leaf(&bins, features, cuts)])).sum();
-        Some(f64::from(bases.of(self.base)) + sum as f64 * f64::from(self.unit))
+        let sum = sum_of_leaves(&self.trees, &rank(&view.row, &self.edges));
+        Some(f64::from(view.bases.of(self.base)) + sum as f64 * f64::from(self.unit))
     }
 
     /// Trees for forecasts `steps` ahead, from all of the past that is kept; nothing while it is too short.
     pub(crate) fn fit(&self, history: &History, seasons: Seasons, calendar: &Calendar, steps: u32) -> Trees {
-        let unfitted =
-            Trees { edges: Vec::new(), features: Vec::new(), cuts: Vec::new(), leaves: Vec::new(), unit: 0.0, ..*self };
+        let unfitted = Trees { edges: Vec::new(), trees: Vec::new(), unit: 0.0, ..*self };
         if self.most == 0 {
             return unfitted;
         }
@@ -167,7 +158,7 @@ impl Trees {
                 continue;
             }
             let clock = clock(calendar, history.series.start_ms(target));
-            let (row, bases) = row(at, seasons, origin, target, [mean_day, mean_week], clock);
+            let (row, bases) = Outset::new(at, seasons, origin, [mean_day, mean_week]).row(at, target, clock);
             rows.push(row);
             changes.push(observed - bases.of(self.base));
         }
@@ -177,33 +168,91 @@ impl Trees {
         let fitted = Boost::new(&rows, changes).run(self.most, REACH / self.most as f64);
         let largest = fitted.leaves.iter().fold(0.0_f32, |largest, leaf| largest.max(leaf.abs()));
         let unit = (largest / f32::from(i16::MAX)).max(f32::MIN_POSITIVE);
-        Trees {
-            edges: fitted.edges,
-            features: fitted.features,
-            cuts: fitted.cuts,
-            leaves: fitted.leaves.iter().map(|leaf| (leaf / unit).round() as i16).collect(),
-            unit,
-            ..unfitted
+        let mut trees = Vec::with_capacity(self.most * PLACES);
+        for (nodes, leaves) in fitted.nodes.chunks_exact(SPLITS).zip(fitted.leaves.chunks_exact(LEAVES)) {
+            trees.push(0);
+            trees.extend(nodes.iter().map(|&(feature, cut)| i16::from(feature) | i16::from(cut) << 8));
+            trees.extend(leaves.iter().map(|leaf| (leaf / unit).round() as i16));
         }
+        Trees { edges: fitted.edges, trees, unit, ..unfitted }
     }
 }
 
+/// What all targets seen from the newest interval have in common for the trees; made once for all horizons.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OriginView(Outset);
+
+/// What the trees see of one target.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TargetView {
+    row: Row,
+    bases: Bases,
+}
+
+fn past(history: &History) -> impl Fn(i64) -> f32 {
+    |index| history.series.at(index).map_or(f32::NAN, |value| value as f32)
+}
+
+impl OriginView {
+    /// Before the first sample there is nothing to see.
+    pub(crate) fn new(history: &History, seasons: Seasons) -> Option<Self> {
+        let (origin, _) = history.series.newest()?;
+        let means = [history.means.day as f32, history.means.week as f32];
+        Some(OriginView(Outset::new(past(history), seasons, origin, means)))
+    }
+
+    /// `history` is the one that this was made from.
+    pub(crate) fn target(&self, history: &History, calendar: &Calendar, target: i64) -> TargetView {
+        let clock = clock(calendar, history.series.start_ms(target));
+        let (row, bases) = self.0.row(past(history), target, clock);
+        TargetView { row, bases }
+    }
+}
+
+/// The ranks of a row, and one that no node asks for.
+type Ranks = [u8; N + 1];
+
 /// The rank of each feature among the edges.
-fn rank(row: &Row, edges: &[f32]) -> [u8; N] {
-    let mut bins = [0; N];
-    for ((bin, edges), value) in bins.iter_mut().zip(edges.chunks_exact(BINS - 1)).zip(row) {
-        *bin = edges.partition_point(|edge| edge < value) as u8;
+fn rank(row: &Row, edges: &[f32]) -> Ranks {
+    let mut bins = [0; N + 1];
+    for ((bin, edges), value) in bins.iter_mut().zip(edges.as_chunks::<{ BINS - 1 }>().0).zip(row) {
+        // Five halvings, without a branch that depends on the value.
+        let (mut below, mut half) = (0, BINS / 2);
+        while half > 0 {
+            below += if edges[below + half - 1] < *value { half } else { 0 };
+            half /= 2;
+        }
+        *bin = below as u8;
     }
     bins
 }
 
-/// The leaf of one tree that a row falls into.
-fn leaf(bins: &[u8; N], features: &[u8], cuts: &[u8]) -> usize {
-    let mut node = 0;
-    for _ in 0..DEPTH {
-        node = 2 * node + 1 + usize::from(bins[usize::from(features[node]) % N] > cuts[node]);
+/// Sum over all trees of the leaves that the row falls into.
+fn sum_of_leaves(trees: &[i16], ranks: &Ranks) -> i64 {
+    let (trees, _) = trees.as_chunks::<PLACES>();
+    let (groups, rest) = trees.as_chunks::<ABREAST>();
+    let mut sum = 0;
+    for group in groups {
+        let mut places = [1_usize; ABREAST];
+        for _ in 0..DEPTH {
+            for (place, tree) in places.iter_mut().zip(group) {
+                *place = below(tree, ranks, *place);
+            }
+        }
+        sum += places.iter().zip(group).map(|(place, tree)| i64::from(tree[*place % PLACES])).sum::<i64>();
     }
-    node - SPLITS
+    let alone = |tree: &[i16; PLACES]| {
+        let place = (0..DEPTH).fold(1, |place, _| below(tree, ranks, place));
+        i64::from(tree[place % PLACES])
+    };
+    sum + rest.iter().map(alone).sum::<i64>()
+}
+
+/// The place below `place`, left or right. Both remainders only spare a check.
+fn below(tree: &[i16; PLACES], ranks: &Ranks, place: usize) -> usize {
+    let node = tree[place % PLACES] as u16;
+    let rank = ranks[usize::from(node) % (N + 1)];
+    2 * place + usize::from(u16::from(rank) > node >> 8)
 }
 
 #[cfg(test)]
@@ -232,6 +281,10 @@ mod tests {
         Trees::new(base, Share::new(0, 4)).fit(history, SEASONS, calendar, steps)
     }
 
+    fn view(history: &History, calendar: &Calendar, target: i64) -> TargetView {
+        OriginView::new(history, SEASONS).expect("there are samples").target(history, calendar, target)
+    }
+
     #[test]
     fn finds_a_step_by_the_clock() {
         let (history, calendar) = history(24 * 60 + 8);
@@ -239,10 +292,10 @@ mod tests {
         // One row of 24 jumps; from the last value each tree can take only part of that.
         for (base, most) in [(Base::Last, 30.0), (Base::Typical, 8.0)] {
             let trees = fitted(&history, &calendar, base, 1);
-            let forecast = trees.predict(&history, SEASONS, &calendar, newest + 1).expect("it is fitted");
+            let forecast = trees.predict(&view(&history, &calendar, newest + 1)).expect("it is fitted");
             assert!((forecast - 105.0).abs() < most, "{base:?}: {forecast} after {}", history.last_value());
-            assert!(trees.fits(&Trees::new(base, Share::new(0, 4))) && trees.leaves.len() == MANY * LEAVES);
-            let bytes = 4 * trees.edges.len() + trees.features.len() + trees.cuts.len() + 2 * trees.leaves.len();
+            assert!(trees.fits(&Trees::new(base, Share::new(0, 4))) && trees.trees.len() == MANY * PLACES);
+            let bytes = 4 * trees.edges.len() + 2 * trees.trees.len();
             assert_eq!(bytes, trees.memory_bytes());
         }
     }
@@ -258,7 +311,7 @@ mod tests {
     fn a_short_past_gives_none() {
         let (history, calendar) = history(300);
         let trees = fitted(&history, &calendar, Base::Last, 1);
-        assert_eq!(trees.predict(&history, SEASONS, &calendar, 300), None);
+        assert_eq!(trees.predict(&view(&history, &calendar, 300)), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! Invariants: a pure function of the rows (what a tree sees is drawn by a fixed generator); leaves are finite.
 
 use super::rows::{N, Row};
-use super::{BINS, DEPTH, LEAVES};
+use super::{BINS, DEPTH, LEAVES, Ranks, SPLITS};
 
 /// Fewest rows on each side of a cut.
 const LEAST_LEAF: u32 = 20;
@@ -31,12 +31,12 @@ fn balance(cell: Cell) -> i32 {
     (cell >> 16) as i32 - count(cell) as i32
 }
 
-/// What came of it: as in [`super::Trees`], with the leaves as they are.
+/// What came of it: [`super::SPLITS`] nodes and [`super::LEAVES`] leaves a tree, breadth first.
 #[derive(Debug, Default)]
 pub(super) struct Fitted {
     pub(super) edges: Vec<f32>,
-    pub(super) features: Vec<u8>,
-    pub(super) cuts: Vec<u8>,
+    /// Feature, and the last rank that goes left.
+    pub(super) nodes: Vec<(u8, u8)>,
     pub(super) leaves: Vec<f32>,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct Boost {
     /// Upper ends of the bins: `BINS - 1` for each feature.
     edges: Vec<f32>,
     /// Bins, by row and feature.
-    bins: Vec<[u8; N]>,
+    bins: Vec<Ranks>,
     /// Changes still to be explained, by row.
     residuals: Vec<f32>,
     state: u64,
@@ -96,11 +96,10 @@ impl Boost {
         // Ends of the parts of `rows` that are in each node of the depth.
         let mut ends = vec![rows.len()];
         let mut histograms = vec![self.histogram(&rows, &features, &signs)];
-        let first = trees.features.len();
+        let first = trees.nodes.len();
         for depth in 0..DEPTH {
             let cuts: Vec<(usize, usize)> = histograms.iter().map(|h| best_cut(h, &features)).collect();
-            trees.features.extend(cuts.iter().map(|&(feature, _)| feature as u8));
-            trees.cuts.extend(cuts.iter().map(|&(_, bin)| bin as u8));
+            trees.nodes.extend(cuts.iter().map(|&(feature, bin)| (feature as u8, bin as u8)));
             let (mut begin, mut halves) = (0, Vec::with_capacity(2 * ends.len()));
             for (&end, &(feature, bin)) in ends.iter().zip(&cuts) {
                 let middle = begin
@@ -121,9 +120,9 @@ impl Boost {
             *leaf = (rate * f64::from(median(&mut part))) as f32;
             begin = end;
         }
-        let (features, cuts) = (&trees.features[first..], &trees.cuts[first..]);
+        let nodes = &trees.nodes[first..];
         for (residual, bins) in self.residuals.iter_mut().zip(&self.bins) {
-            *residual -= leaves[super::leaf(bins, features, cuts)];
+            *residual -= leaves[leaf(bins, nodes)];
         }
         trees.leaves.extend(leaves);
     }
@@ -160,6 +159,16 @@ impl Boost {
         }
         children
     }
+}
+
+/// The leaf of one tree that a row falls into.
+fn leaf(bins: &Ranks, nodes: &[(u8, u8)]) -> usize {
+    let mut node = 0;
+    for _ in 0..DEPTH {
+        let (feature, cut) = nodes[node];
+        node = 2 * node + 1 + usize::from(bins[usize::from(feature) % bins.len()] > cut);
+    }
+    node - SPLITS
 }
 
 /// Moves those that belong left to the front; returns how many they are.
