@@ -70,6 +70,20 @@ pub(crate) mod short {
     }
 }
 
+/// The same for arrays of `i8`: `#[serde(with = "crate::bits::tiny")]`.
+pub(crate) mod tiny {
+    use super::{Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(values: &[i8], serializer: S) -> Result<S::Ok, S::Error> {
+        let bytes: Vec<u8> = values.iter().map(|value| value.cast_unsigned()).collect();
+        super::bytes::serialize(&bytes, serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<i8>, D::Error> {
+        Ok(super::bytes::deserialize(deserializer)?.into_iter().map(u8::cast_signed).collect())
+    }
+}
+
 /// The same for byte arrays: `#[serde(with = "crate::bits::bytes")]`.
 pub(crate) mod bytes {
     use super::{Deserialize, Deserializer, Serializer};

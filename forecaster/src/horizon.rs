@@ -10,10 +10,10 @@ use crate::calendar::{Calendar, FOURIER};
 use crate::combine::Combiner;
 use crate::covariates::LAGS;
 use crate::expert::hour_ridge::HOURS;
-use crate::expert::ridge::Inputs;
+use crate::expert::ridge::{Inputs, Link};
 use crate::expert::stack::Stack;
-use crate::expert::trees::{OriginView, Share};
-use crate::expert::{Expert, ExpertKind, Origin};
+use crate::expert::trees::{Forest, OriginView, Share};
+use crate::expert::{Expert, ExpertKind, Origin, both};
 use crate::features::{self, VALUES};
 use crate::guard::Guard;
 use crate::history::{History, Seasons};
@@ -49,13 +49,10 @@ struct Pending {
     exogenous: (f64, Vec<f32>),
     #[serde(with = "crate::bits::single")]
     values: Vec<f32>,
-    #[serde(with = "crate::bits::single")]
-    logs: Vec<f32>,
     /// Forecasts of the experts; NaN where one abstained.
     #[serde(with = "crate::bits")]
     experts: Vec<f64>,
-    #[serde(with = "crate::bits")]
-    scales: Vec<f64>,
+    scales: [f64; SCALES],
 }
 
 /// What a step has in common for all horizons.
@@ -99,6 +96,9 @@ pub(crate) struct Shape<'a> {
 pub(crate) struct Horizon {
     steps: u32,
     experts: Vec<Expert>,
+    /// Present if [`ExpertKind::Trees`] or [`ExpertKind::TreesTypical`] is among the experts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    forest: Option<Forest>,
     /// Weights for the absolute loss: they give the median.
     for_median: Combiner,
     /// Weights for the squared loss: they give the mean.
@@ -122,16 +122,19 @@ pub(crate) struct Horizon {
 impl Horizon {
     pub(crate) fn new(shape: Shape<'_>) -> Self {
         let Shape { steps, kinds, levels, seasons, trees, covariates } = shape;
+        let has = |kind: ExpertKind| kinds.contains(&kind);
         let combiner = Combiner::new(&prior(steps, kinds, seasons));
         Horizon {
             steps,
-            experts: kinds.iter().map(|&kind| Expert::new(kind, seasons, trees)).collect(),
+            experts: kinds.iter().map(|&kind| Expert::new(kind, seasons)).collect(),
+            forest: (has(ExpertKind::Trees) || has(ExpertKind::TreesTypical))
+                .then(|| Forest::new(trees.of(has(ExpertKind::Trees), has(ExpertKind::TreesTypical)))),
             for_median: combiner.clone(),
             for_mean: combiner,
-            stack: kinds.contains(&ExpertKind::Stack).then(|| Stack::new(kinds.len())),
+            stack: has(ExpertKind::Stack).then(|| Stack::new(kinds.len())),
             guard: Guard::new(kinds, 1.0 + 4.0 * (ExpertKind::SeasonalDay.prior(lead_days(steps, seasons)) - 1.0)),
-            inputs: kinds.contains(&ExpertKind::Exogenous).then(|| Stack::of_inputs(covariates * LAGS)),
-            quantiles: Quantiles::new(levels, seasons.day_steps),
+            inputs: has(ExpertKind::Exogenous).then(|| Stack::of_inputs(covariates * LAGS)),
+            quantiles: Quantiles::new(levels, seasons.day_steps, seasons.week_steps),
             pending: VecDeque::new(),
             spare: Pending::default(),
         }
@@ -145,19 +148,11 @@ impl Horizon {
             && self.experts.iter().zip(&fresh.experts).all(|(expert, fresh)| expert.fits(fresh))
             && self.for_median.fits(&fresh.for_median)
             && self.for_mean.fits(&fresh.for_mean)
-            && match (&self.stack, &fresh.stack) {
-                (Some(stack), Some(fresh)) => stack.fits(fresh),
-                (stack, fresh) => stack.is_none() && fresh.is_none(),
-            }
-            && match (&self.guard, &fresh.guard) {
-                (Some(guard), Some(fresh)) => guard.fits(fresh),
-                (guard, fresh) => guard.is_none() && fresh.is_none(),
-            }
-            && match (&self.inputs, &fresh.inputs) {
-                (Some(inputs), Some(fresh)) => inputs.fits(fresh),
-                (inputs, fresh) => inputs.is_none() && fresh.is_none(),
-            }
-            && self.quantiles.fits(levels, seasons.day_steps)
+            && both(&self.forest, &fresh.forest, Forest::fits)
+            && both(&self.stack, &fresh.stack, Stack::fits)
+            && both(&self.guard, &fresh.guard, Guard::fits)
+            && both(&self.inputs, &fresh.inputs, Stack::fits)
+            && self.quantiles.fits(levels, seasons.day_steps, seasons.week_steps)
             && self.pending.len() <= steps as usize
             && self.pending.iter().all(|pending| pending.fits(kinds.len(), levels.len(), covariates))
             && self.pending.iter().zip(self.pending.iter().skip(1)).all(|(a, b)| a.target < b.target)
@@ -198,12 +193,13 @@ impl Horizon {
         let phase = now.calendar.phase(start_ms);
         self.learn_stack(&pending, value);
         self.learn_inputs(&pending, value);
-        let slot = now.calendar.day_slot(phase, self.quantiles.slots());
-        if let Ok(scales) = <&[f64; SCALES]>::try_from(pending.scales.as_slice()) {
-            let outcome = Outcome { value, center: pending.direct.median, scales, level: pending.level, slot };
-            self.quantiles.learn(outcome, unit);
-        }
-        if let (Ok(values), Ok(logs)) = (wide(&pending.values), wide(&pending.logs)) {
+        let Direct { median: center, quantiles: said, .. } = &pending.direct;
+        let slots = self.quantiles.slots(now.calendar, phase);
+        let outcome = Outcome { value, center: *center, scales: &pending.scales, said, level: pending.level, slots };
+        self.quantiles.learn(outcome, unit);
+        if let Ok(values) = <&[f32; VALUES]>::try_from(pending.values.as_slice()) {
+            let values = values.map(f64::from);
+            let logs = values.map(|value| Link::Log.apply(value));
             let hour = now.calendar.day_slot(phase, HOURS);
             let inputs = Inputs { values: &values, logs: &logs, fourier, level: pending.level, hour };
             for expert in &mut self.experts {
@@ -259,13 +255,16 @@ impl Horizon {
 
     /// True if there is something for [`Horizon::refit`] to do.
     pub(crate) fn can_refit(&self) -> bool {
-        self.experts.iter().any(Expert::can_refit)
+        self.forest.is_some() || self.experts.iter().any(Expert::can_refit)
     }
 
     /// Fits anew the experts that learn from the recorded past.
     pub(crate) fn refit(&mut self, now: Now<'_>) {
+        if let Some(forest) = &mut self.forest {
+            forest.refit(now.history, now.seasons, now.calendar, self.steps);
+        }
         for expert in &mut self.experts {
-            expert.refit(now.history, now.seasons, now.calendar, self.steps);
+            expert.refit(now.history, now.calendar, self.steps);
         }
     }
 
@@ -278,8 +277,8 @@ impl Horizon {
         let phase = calendar.phase(history.series.start_ms(target));
         let values = view.outset.values(history, now.seasons, calendar, target, phase);
         let fourier = calendar.fourier(phase);
-        let trees = view.trees.filter(|_| self.experts.iter().any(Expert::needs_view));
-        let trees = trees.map(|trees| trees.target(history, calendar, target));
+        let forest = self.forest.as_ref().filter(|forest| forest.is_fitted()).zip(view.trees.as_ref());
+        let trees = forest.map(|(forest, view)| forest.predict(&view.target(history, calendar, target)));
         let origin = Origin {
             history,
             seasons: now.seasons,
@@ -293,7 +292,7 @@ impl Horizon {
                 level,
                 hour: calendar.day_slot(phase, HOURS),
             },
-            view: trees.as_ref(),
+            trees: trees.unwrap_or_default(),
         };
         while self.pending.len() >= self.steps as usize {
             self.pending.pop_front();
@@ -326,25 +325,26 @@ impl Horizon {
         pending.mixtures = [&self.for_median, &self.for_mean].map(|weights| weights.mix(experts).unwrap_or(fallback));
         let guarded = |mixture| self.guard.as_ref().map_or(mixture, |guard| guard.mix(mixture, experts));
         let [median, mean] = pending.mixtures.map(guarded);
-        let scales = self.quantiles.scales(median, level, calendar.day_slot(phase, self.quantiles.slots()));
+        let scales = self.quantiles.scales(median, level, self.quantiles.slots(calendar, phase));
         (direct.steps, direct.mean, direct.median) = (self.steps, mean, median);
         self.quantiles.at(median, &scales, &mut direct.quantiles);
         pending.target = target;
         pending.level = level;
         pending.direct.clone_from(direct);
-        narrow(&values.plain, &mut pending.values);
-        narrow(&values.logs, &mut pending.logs);
-        pending.scales.clear();
-        pending.scales.extend_from_slice(&scales);
+        pending.values.clear();
+        pending.values.extend(values.plain.iter().map(|&value| value as f32));
+        pending.scales = scales;
         self.pending.push_back(pending);
     }
 
     /// Most bytes that this horizon ever takes.
     pub(crate) fn memory_bytes(&self) -> usize {
         let inputs = self.inputs.as_ref().map_or(0, Stack::inputs);
-        let pending = inputs.div_ceil(2) + VALUES + self.experts.len() + SCALES + self.quantiles.levels() + 24;
+        let pending =
+            inputs.div_ceil(2) + VALUES.div_ceil(2) + self.experts.len() + SCALES + self.quantiles.levels() + 24;
         let combiners = 2 * 5 * self.experts.len();
         self.experts.iter().map(Expert::memory_bytes).sum::<usize>()
+            + self.forest.as_ref().map_or(0, Forest::memory_bytes)
             + self.stack.as_ref().map_or(0, Stack::memory_bytes)
             + self.inputs.as_ref().map_or(0, Stack::memory_bytes)
             + self.guard.as_ref().map_or(0, Guard::memory_bytes)
@@ -356,16 +356,6 @@ impl Horizon {
 /// Standardised inputs as [`Stack`] takes them: each as if it forecast the mixture plus its own number of levels.
 fn as_forecasts(mixture: f64, level: f64, features: &[f32]) -> impl Iterator<Item = f64> + Clone {
     features.iter().map(move |&feature| mixture + level * f64::from(feature))
-}
-
-/// What [`narrow`] wrote; an error if it is not as long.
-fn wide(values: &[f32]) -> Result<[f64; VALUES], std::array::TryFromSliceError> {
-    <&[f32; VALUES]>::try_from(values).map(|values| values.map(f64::from))
-}
-
-fn narrow(values: &[f64; VALUES], into: &mut Vec<f32>) {
-    into.clear();
-    into.extend(values.iter().map(|&value| value as f32));
 }
 
 /// Sets the forecast of one kind of expert, if it is there.
@@ -386,14 +376,11 @@ fn lead_days(steps: u32, seasons: Seasons) -> f64 {
 
 impl Pending {
     fn fits(&self, experts: usize, levels: usize, covariates: usize) -> bool {
-        let finite = |values: &[f64]| values.iter().all(|value| value.is_finite());
-        (self.values.len(), self.logs.len()) == (VALUES, VALUES)
+        self.values.len() == VALUES
             && self.experts.len() == experts
-            && self.scales.len() == SCALES
             && self.direct.fits(levels)
-            && self.values.iter().chain(&self.logs).all(|value| value.is_finite())
-            && finite(&self.scales)
-            && self.scales.iter().all(|scale| *scale > 0.0)
+            && self.values.iter().all(|value| value.is_finite())
+            && self.scales.iter().all(|scale| scale.is_finite() && *scale > 0.0)
             && !self.experts.iter().any(|forecast| forecast.is_infinite())
             && self.exogenous.0.is_finite()
             && self.exogenous.1.len() == covariates * LAGS

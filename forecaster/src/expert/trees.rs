@@ -15,7 +15,7 @@ mod rows;
 
 use crate::calendar::Calendar;
 use crate::history::{History, Seasons};
-use boost::Boost;
+use boost::{Boost, Fitted};
 use rows::{Bases, N, Outset, Row, clock};
 use serde::{Deserialize, Serialize};
 
@@ -26,8 +26,6 @@ const LEAST_ROWS: usize = 600;
 const DEPTH: usize = 5;
 const SPLITS: usize = (1 << DEPTH) - 1;
 const LEAVES: usize = 1 << DEPTH;
-/// Places of a tree: its nodes, the first place empty, and its leaves.
-const PLACES: usize = 2 * LEAVES;
 /// Trees that are walked down at the same time: each step down waits for the one before, but not for another tree's.
 const ABREAST: usize = 8;
 /// Ranks that a feature is cut into.
@@ -51,11 +49,17 @@ pub(crate) struct Share {
 }
 
 impl Share {
+    /// Of the horizon at this place of so many.
     pub(crate) fn new(place: usize, horizons: usize) -> Self {
         if horizons <= FEW_HORIZONS {
             return Share { last: MANY, typical: MANY };
         }
         if place.is_multiple_of(2) { Share { last: FEW, typical: 0 } } else { Share { last: 0, typical: FEW } }
+    }
+
+    /// The same, with trees only on the bases that are wanted.
+    pub(crate) fn of(self, last: bool, typical: bool) -> Self {
+        Share { last: if last { self.last } else { 0 }, typical: if typical { self.typical } else { 0 } }
     }
 }
 
@@ -69,113 +73,194 @@ pub(crate) enum Base {
     Typical,
 }
 
-/// See the module's documentation.
+impl Base {
+    const ALL: [Base; 2] = [Base::Last, Base::Typical];
+}
+
+/// The trees on one base.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Trees {
+struct Trees {
     base: Base,
     /// Trees that a fit makes; none if 0.
     most: usize,
-    /// By feature: the values that its ranks end at.
-    #[serde(with = "crate::bits::single")]
-    edges: Vec<f32>,
-    /// Tree after tree, [`PLACES`] each: the nodes, breadth first and from place 1 on, as the feature plus 256 times
-    /// the last rank that goes left; then the leaves, parts of the difference from the base in units of `unit`.
+    /// Tree after tree, [`LEAVES`] places each: breadth first and from place 1 on, the feature plus 256 times the last
+    /// rank that goes left.
     #[serde(with = "crate::bits::short")]
-    trees: Vec<i16>,
-    unit: f32,
+    nodes: Vec<i16>,
+    /// Tree after tree: leaves in the tree's unit. A hundred and twenty-seventh of the largest is far below what a
+    /// leaf can be known to, and a step reads every tree.
+    #[serde(with = "crate::bits::tiny")]
+    leaves: Vec<i8>,
+    /// By tree.
+    #[serde(with = "crate::bits::single")]
+    units: Vec<f32>,
 }
 
 impl Trees {
-    /// Not yet fitted.
-    pub(crate) fn new(base: Base, share: Share) -> Self {
-        let most = match base {
-            Base::Last => share.last,
-            Base::Typical => share.typical,
-        };
-        Trees { base, most, edges: Vec::new(), trees: Vec::new(), unit: 0.0 }
+    fn new(base: Base, most: usize) -> Self {
+        Trees { base, most, nodes: Vec::new(), leaves: Vec::new(), units: Vec::new() }
     }
 
-    pub(crate) fn fits(&self, fresh: &Trees) -> bool {
-        let trees = self.trees.len() / PLACES;
+    fn fits(&self, fresh: &Trees) -> bool {
+        let trees = self.units.len();
         self.base == fresh.base
             && self.most == fresh.most
             && (trees == 0 || trees == self.most)
-            && self.trees.len() == trees * PLACES
-            && self.edges.len() == if trees == 0 { 0 } else { N * (BINS - 1) }
+            && self.nodes.len() == trees * LEAVES
+            && self.leaves.len() == trees * LEAVES
+            && self.units.iter().all(|unit| unit.is_finite())
+    }
+
+    fn set(&mut self, fitted: &Fitted) {
+        *self = Trees::new(self.base, self.most);
+        for (nodes, leaves) in fitted.nodes.chunks_exact(SPLITS).zip(fitted.leaves.chunks_exact(LEAVES)) {
+            self.nodes.push(0);
+            self.nodes.extend(nodes.iter().map(|&(feature, cut)| i16::from(feature) | i16::from(cut) << 8));
+            let largest = leaves.iter().fold(0.0_f32, |largest, leaf| largest.max(leaf.abs()));
+            let unit = (largest / f32::from(i8::MAX)).max(f32::MIN_POSITIVE);
+            self.leaves.extend(leaves.iter().map(|leaf| (leaf / unit).round() as i8));
+            self.units.push(unit);
+        }
+    }
+
+    /// Abstains until fitted.
+    fn predict(&self, view: &TargetView, ranks: &Ranks) -> Option<f64> {
+        (!self.units.is_empty()).then(|| f64::from(view.bases.of(self.base)) + self.sum(ranks))
+    }
+
+    /// Sum over all trees of the leaves that a row falls into.
+    fn sum(&self, ranks: &Ranks) -> f64 {
+        let (nodes, _) = self.nodes.as_chunks::<LEAVES>();
+        let (leaves, _) = self.leaves.as_chunks::<LEAVES>();
+        let leaf = |place: usize, leaves: &[i8; LEAVES], unit: f32| f64::from(unit) * f64::from(leaves[place % LEAVES]);
+        let (groups, rest) = nodes.as_chunks::<ABREAST>();
+        let (mut leaves, mut units) = (leaves.iter(), self.units.iter());
+        let mut sum = 0.0;
+        for group in groups {
+            let mut places = [1_usize; ABREAST];
+            for _ in 0..DEPTH {
+                for (place, tree) in places.iter_mut().zip(group) {
+                    *place = below(tree, ranks, *place);
+                }
+            }
+            for ((place, leaves), &unit) in places.iter().zip(&mut leaves).zip(&mut units) {
+                sum += leaf(*place, leaves, unit);
+            }
+        }
+        for ((tree, leaves), &unit) in rest.iter().zip(leaves).zip(units) {
+            sum += leaf((0..DEPTH).fold(1, |place, _| below(tree, ranks, place)), leaves, unit);
+        }
+        sum
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.most * (LEAVES * (size_of::<i16>() + size_of::<i8>()) + size_of::<f32>())
+    }
+}
+
+/// The trees of one horizon; see the module's documentation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Forest {
+    /// By feature: the values that its ranks end at.
+    #[serde(with = "crate::bits::single")]
+    edges: Vec<f32>,
+    /// One for each base.
+    trees: [Trees; 2],
+}
+
+impl Forest {
+    /// Not yet fitted.
+    pub(crate) fn new(share: Share) -> Self {
+        let trees = Base::ALL.map(|base| {
+            let most = match base {
+                Base::Last => share.last,
+                Base::Typical => share.typical,
+            };
+            Trees::new(base, most)
+        });
+        Forest { edges: Vec::new(), trees }
+    }
+
+    pub(crate) fn fits(&self, fresh: &Forest) -> bool {
+        self.edges.len() == if self.is_fitted() { N * (BINS - 1) } else { 0 }
             && !self.edges.iter().any(|edge| edge.is_nan())
-            && self.unit.is_finite()
+            && self.trees.iter().zip(&fresh.trees).all(|(trees, fresh)| trees.fits(fresh))
     }
 
     /// Bytes when fitted.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let edges = if self.most == 0 { 0 } else { N * (BINS - 1) * size_of::<f32>() };
-        self.most * PLACES * size_of::<i16>() + edges
+        N * (BINS - 1) * size_of::<f32>() + self.trees.iter().map(Trees::memory_bytes).sum::<usize>()
     }
 
     pub(crate) fn is_fitted(&self) -> bool {
-        !self.trees.is_empty()
+        self.trees.iter().any(|trees| !trees.units.is_empty())
     }
 
-    /// Abstains until fitted.
-    pub(crate) fn predict(&self, view: &TargetView) -> Option<f64> {
-        if self.trees.is_empty() {
-            return None;
+    /// The forecasts on each base; `None` until fitted.
+    pub(crate) fn predict(&self, view: &TargetView) -> [Option<f64>; 2] {
+        if self.edges.is_empty() {
+            return [None; 2];
         }
-        let sum = sum_of_leaves(&self.trees, &rank(&view.row, &self.edges));
-        Some(f64::from(view.bases.of(self.base)) + sum as f64 * f64::from(self.unit))
+        let ranks = rank(&view.row, &self.edges);
+        [self.trees[0].predict(view, &ranks), self.trees[1].predict(view, &ranks)]
     }
 
-    /// Trees for forecasts `steps` ahead, from all of the past that is kept; nothing while it is too short.
-    pub(crate) fn fit(&self, history: &History, seasons: Seasons, calendar: &Calendar, steps: u32) -> Trees {
-        let unfitted = Trees { edges: Vec::new(), trees: Vec::new(), unit: 0.0, ..*self };
-        if self.most == 0 {
-            return unfitted;
-        }
-        let Some((newest, _)) = history.series.newest() else { return unfitted };
-        if history.series.is_coarse() {
-            return unfitted;
-        }
-        let first = (newest + 1 - ROWS as i64).max(0);
-        let past: Vec<f32> =
-            (first..=newest).map(|index| history.series.at(index).map_or(f32::NAN, |value| value as f32)).collect();
-        let steps = i64::from(steps);
-        let at =
-            |index: i64| usize::try_from(index - first).ok().and_then(|i| past.get(i)).copied().unwrap_or(f32::NAN);
-        // The first day has no seasonal lag at all, and there the means have not settled.
-        let begin = first + seasons.day_steps as i64;
-        let (mut rows, mut changes) = (Vec::new(), Vec::new());
-        let (mut mean_day, mut mean_week, mut known) = (0.0_f32, 0.0_f32, 0_u64);
-        for origin in first..=newest - steps {
-            let value = at(origin);
-            if value.is_nan() {
-                continue;
-            }
-            known += 1;
-            mean_day += (value - mean_day) / known.min(seasons.day_steps) as f32;
-            mean_week += (value - mean_week) / known.min(seasons.week_steps) as f32;
-            let (target, observed) = (origin + steps, at(origin + steps));
-            if origin < begin || observed.is_nan() {
-                continue;
-            }
-            let clock = clock(calendar, history.series.start_ms(target));
-            let (row, bases) = Outset::new(at, seasons, origin, [mean_day, mean_week]).row(at, target, clock);
-            rows.push(row);
-            changes.push(observed - bases.of(self.base));
-        }
+    /// Trees for forecasts `steps` ahead, from all of the past that is kept; none while it is too short.
+    pub(crate) fn refit(&mut self, history: &History, seasons: Seasons, calendar: &Calendar, steps: u32) {
+        let unfitted = |trees: &mut Trees| *trees = Trees::new(trees.base, trees.most);
+        let rows = if self.trees.iter().all(|trees| trees.most == 0) || history.series.is_coarse() {
+            Vec::new()
+        } else {
+            examples(history, seasons, calendar, i64::from(steps))
+        };
+        self.edges.clear();
+        self.trees.iter_mut().for_each(unfitted);
         if rows.len() < LEAST_ROWS {
-            return unfitted;
+            return;
         }
-        let fitted = Boost::new(&rows, changes).run(self.most, REACH / self.most as f64);
-        let largest = fitted.leaves.iter().fold(0.0_f32, |largest, leaf| largest.max(leaf.abs()));
-        let unit = (largest / f32::from(i16::MAX)).max(f32::MIN_POSITIVE);
-        let mut trees = Vec::with_capacity(self.most * PLACES);
-        for (nodes, leaves) in fitted.nodes.chunks_exact(SPLITS).zip(fitted.leaves.chunks_exact(LEAVES)) {
-            trees.push(0);
-            trees.extend(nodes.iter().map(|&(feature, cut)| i16::from(feature) | i16::from(cut) << 8));
-            trees.extend(leaves.iter().map(|leaf| (leaf / unit).round() as i16));
+        let boost = Boost::new(rows.iter().map(|example| &example.row));
+        for trees in self.trees.iter_mut().filter(|trees| trees.most > 0) {
+            let changes = rows.iter().map(|example| example.observed - example.bases.of(trees.base)).collect();
+            trees.set(&boost.run(changes, trees.most, REACH / trees.most as f64));
         }
-        Trees { edges: fitted.edges, trees, unit, ..unfitted }
+        self.edges = boost.into_edges();
     }
+}
+
+/// A target of the past, and what was seen of it.
+struct Example {
+    row: Row,
+    bases: Bases,
+    observed: f32,
+}
+
+/// All targets `steps` ahead of an origin that are kept and known.
+fn examples(history: &History, seasons: Seasons, calendar: &Calendar, steps: i64) -> Vec<Example> {
+    let Some((newest, _)) = history.series.newest() else { return Vec::new() };
+    let first = (newest + 1 - ROWS as i64).max(0);
+    let past: Vec<f32> = (first..=newest).map(past(history)).collect();
+    let at = |index: i64| usize::try_from(index - first).ok().and_then(|i| past.get(i)).copied().unwrap_or(f32::NAN);
+    // The first day has no seasonal lag at all, and there the means have not settled.
+    let begin = first + seasons.day_steps as i64;
+    let mut examples = Vec::with_capacity((newest - steps - begin + 1).max(0) as usize);
+    let (mut mean_day, mut mean_week, mut known) = (0.0_f32, 0.0_f32, 0_u64);
+    for origin in first..=newest - steps {
+        let value = at(origin);
+        if value.is_nan() {
+            continue;
+        }
+        known += 1;
+        mean_day += (value - mean_day) / known.min(seasons.day_steps) as f32;
+        mean_week += (value - mean_week) / known.min(seasons.week_steps) as f32;
+        let (target, observed) = (origin + steps, at(origin + steps));
+        if origin < begin || observed.is_nan() {
+            continue;
+        }
+        let clock = clock(calendar, history.series.start_ms(target));
+        let (row, bases) = Outset::new(at, seasons, origin, [mean_day, mean_week]).row(at, target, clock);
+        examples.push(Example { row, bases, observed });
+    }
+    examples
 }
 
 /// What all targets seen from the newest interval have in common for the trees; made once for all horizons.
@@ -227,30 +312,9 @@ fn rank(row: &Row, edges: &[f32]) -> Ranks {
     bins
 }
 
-/// Sum over all trees of the leaves that the row falls into.
-fn sum_of_leaves(trees: &[i16], ranks: &Ranks) -> i64 {
-    let (trees, _) = trees.as_chunks::<PLACES>();
-    let (groups, rest) = trees.as_chunks::<ABREAST>();
-    let mut sum = 0;
-    for group in groups {
-        let mut places = [1_usize; ABREAST];
-        for _ in 0..DEPTH {
-            for (place, tree) in places.iter_mut().zip(group) {
-                *place = below(tree, ranks, *place);
-            }
-        }
-        sum += places.iter().zip(group).map(|(place, tree)| i64::from(tree[*place % PLACES])).sum::<i64>();
-    }
-    let alone = |tree: &[i16; PLACES]| {
-        let place = (0..DEPTH).fold(1, |place, _| below(tree, ranks, place));
-        i64::from(tree[place % PLACES])
-    };
-    sum + rest.iter().map(alone).sum::<i64>()
-}
-
 /// The place below `place`, left or right. Both remainders only spare a check.
-fn below(tree: &[i16; PLACES], ranks: &Ranks, place: usize) -> usize {
-    let node = tree[place % PLACES] as u16;
+fn below(tree: &[i16; LEAVES], ranks: &Ranks, place: usize) -> usize {
+    let node = tree[place % LEAVES] as u16;
     let rank = ranks[usize::from(node) % (N + 1)];
     2 * place + usize::from(u16::from(rank) > node >> 8)
 }
@@ -277,8 +341,10 @@ mod tests {
         (history, calendar)
     }
 
-    fn fitted(history: &History, calendar: &Calendar, base: Base, steps: u32) -> Trees {
-        Trees::new(base, Share::new(0, 4)).fit(history, SEASONS, calendar, steps)
+    fn fitted(history: &History, calendar: &Calendar, steps: u32) -> Forest {
+        let mut forest = Forest::new(Share::new(0, 4));
+        forest.refit(history, SEASONS, calendar, steps);
+        forest
     }
 
     fn view(history: &History, calendar: &Calendar, target: i64) -> TargetView {
@@ -289,29 +355,59 @@ mod tests {
     fn finds_a_step_by_the_clock() {
         let (history, calendar) = history(24 * 60 + 8);
         let (newest, _) = history.series.newest().expect("there are samples");
+        let forest = fitted(&history, &calendar, 1);
+        let forecasts = forest.predict(&view(&history, &calendar, newest + 1));
         // One row of 24 jumps; from the last value each tree can take only part of that.
-        for (base, most) in [(Base::Last, 30.0), (Base::Typical, 8.0)] {
-            let trees = fitted(&history, &calendar, base, 1);
-            let forecast = trees.predict(&view(&history, &calendar, newest + 1)).expect("it is fitted");
+        for ((base, most), forecast) in Base::ALL.into_iter().zip([30.0, 8.0]).zip(forecasts) {
+            let forecast = forecast.expect("it is fitted");
             assert!((forecast - 105.0).abs() < most, "{base:?}: {forecast} after {}", history.last_value());
-            assert!(trees.fits(&Trees::new(base, Share::new(0, 4))) && trees.trees.len() == MANY * PLACES);
-            let bytes = 4 * trees.edges.len() + 2 * trees.trees.len();
-            assert_eq!(bytes, trees.memory_bytes());
+        }
+        assert!(forest.fits(&Forest::new(Share::new(0, 4))));
+        let bytes = |trees: &Trees| 2 * trees.nodes.len() + trees.leaves.len() + 4 * trees.units.len();
+        assert_eq!(4 * forest.edges.len() + forest.trees.iter().map(bytes).sum::<usize>(), forest.memory_bytes());
+    }
+
+    /// Trees walked abreast are the trees walked one by one.
+    #[test]
+    fn the_sum_is_that_of_every_tree() {
+        let (history, calendar) = history(24 * 60);
+        let forest = fitted(&history, &calendar, 2);
+        for target in 24 * 60 + 1..24 * 60 + 20 {
+            let view = view(&history, &calendar, target);
+            let ranks = rank(&view.row, &forest.edges);
+            for (feature, value) in view.row.iter().enumerate() {
+                let edges = &forest.edges[feature * (BINS - 1)..][..BINS - 1];
+                assert_eq!(usize::from(ranks[feature]), edges.partition_point(|edge| edge < value));
+            }
+            for trees in &forest.trees {
+                let mut sum = 0.0;
+                for (tree, unit) in trees.units.iter().enumerate() {
+                    let mut place = 1;
+                    while place < LEAVES {
+                        let node = trees.nodes[tree * LEAVES + place];
+                        let (feature, cut) = ((node & 0xff) as usize, node >> 8);
+                        place = 2 * place + usize::from(i16::from(ranks[feature]) > cut);
+                    }
+                    sum += f64::from(*unit) * f64::from(trees.leaves[tree * LEAVES + place - LEAVES]);
+                }
+                assert_eq!(trees.sum(&ranks), sum);
+            }
         }
     }
 
     #[test]
     fn the_same_past_gives_the_same_trees() {
         let (history, calendar) = history(24 * 40);
-        let text = || serde_json::to_string(&fitted(&history, &calendar, Base::Typical, 3)).ok();
+        let text = || serde_json::to_string(&fitted(&history, &calendar, 3)).ok();
         assert_eq!(text(), text());
     }
 
     #[test]
     fn a_short_past_gives_none() {
         let (history, calendar) = history(300);
-        let trees = fitted(&history, &calendar, Base::Last, 1);
-        assert_eq!(trees.predict(&view(&history, &calendar, 300)), None);
+        let forest = fitted(&history, &calendar, 1);
+        assert!(!forest.is_fitted() && forest.fits(&Forest::new(Share::new(0, 4))));
+        assert_eq!(forest.predict(&view(&history, &calendar, 300)), [None; 2]);
     }
 
     #[test]

@@ -34,61 +34,64 @@ fn balance(cell: Cell) -> i32 {
 /// What came of it: [`super::SPLITS`] nodes and [`super::LEAVES`] leaves a tree, breadth first.
 #[derive(Debug, Default)]
 pub(super) struct Fitted {
-    pub(super) edges: Vec<f32>,
     /// Feature, and the last rank that goes left.
     pub(super) nodes: Vec<(u8, u8)>,
     pub(super) leaves: Vec<f32>,
 }
 
-/// What trees are fitted to.
+/// The rows that trees are fitted to.
 pub(super) struct Boost {
     /// Upper ends of the bins: `BINS - 1` for each feature.
     edges: Vec<f32>,
     /// Bins, by row and feature.
     bins: Vec<Ranks>,
-    /// Changes still to be explained, by row.
-    residuals: Vec<f32>,
-    state: u64,
+}
+
+/// Knuth's generator (MMIX).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 32) as u32
+    }
 }
 
 impl Boost {
-    pub(super) fn new(rows: &[Row], residuals: Vec<f32>) -> Boost {
+    pub(super) fn new<'a>(rows: impl ExactSizeIterator<Item = &'a Row> + Clone) -> Boost {
         let mut edges = vec![f32::INFINITY; N * (BINS - 1)];
         for (feature, edges) in edges.chunks_exact_mut(BINS - 1).enumerate() {
-            cut(rows, feature, edges);
+            cut(rows.clone().map(|row| row[feature]).collect(), edges);
         }
-        let bins = rows.iter().map(|row| super::rank(row, &edges)).collect();
-        Boost { edges, bins, residuals, state: 0x2545_f491_4f6c_dd1d }
+        let bins = rows.map(|row| super::rank(row, &edges)).collect();
+        Boost { edges, bins }
     }
 
-    /// Knuth's generator (MMIX).
-    fn random(&mut self) -> u32 {
-        self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.state >> 32) as u32
+    /// The ends of the ranks.
+    pub(super) fn into_edges(self) -> Vec<f32> {
+        self.edges
     }
 
-    /// Grows `n` trees, each taking part `rate` of what it can explain.
-    pub(super) fn run(mut self, n: usize, rate: f64) -> Fitted {
-        let mut trees = Fitted::default();
+    /// Grows `n` trees that explain `residuals`, one a row, each taking part `rate` of what it can.
+    pub(super) fn run(&self, mut residuals: Vec<f32>, n: usize, rate: f64) -> Fitted {
+        let (mut trees, mut random) = (Fitted::default(), Random(0x2545_f491_4f6c_dd1d));
         for _ in 0..n {
-            self.grow(rate, &mut trees);
+            self.grow(rate, &mut residuals, &mut random, &mut trees);
         }
-        trees.edges = self.edges;
         trees
     }
 
     /// Appends one tree and takes its part from the residuals.
-    fn grow(&mut self, rate: f64, trees: &mut Fitted) {
+    fn grow(&self, rate: f64, residuals: &mut [f32], random: &mut Random, trees: &mut Fitted) {
         let threshold = |share: f64| (share * f64::from(u32::MAX)) as u32;
         let (of_rows, of_features) = (threshold(ROW_SHARE), threshold(FEATURE_SHARE));
         let n = self.bins.len() as u32;
-        let mut rows: Vec<u32> = (0..n).filter(|_| self.random() <= of_rows).collect();
-        let mut features: Vec<usize> = (0..N).filter(|_| self.random() <= of_features).collect();
+        let mut rows: Vec<u32> = (0..n).filter(|_| random.next() <= of_rows).collect();
+        let mut features: Vec<usize> = (0..N).filter(|_| random.next() <= of_features).collect();
         if features.is_empty() {
             features = (0..N).collect();
         }
-        let signs: Vec<u32> = self
-            .residuals
+        let signs: Vec<u32> = residuals
             .iter()
             .map(|&residual| if residual > 0.0 { 2 } else { u32::from(residual == 0.0) })
             .map(|sign| 1 | (sign << 16))
@@ -116,12 +119,12 @@ impl Boost {
         let mut leaves = [0.0_f32; LEAVES];
         for (leaf, &end) in leaves.iter_mut().zip(&ends) {
             part.clear();
-            part.extend(rows[begin..end].iter().map(|&row| self.residuals[row as usize]));
+            part.extend(rows[begin..end].iter().map(|&row| residuals[row as usize]));
             *leaf = (rate * f64::from(median(&mut part))) as f32;
             begin = end;
         }
         let nodes = &trees.nodes[first..];
-        for (residual, bins) in self.residuals.iter_mut().zip(&self.bins) {
+        for (residual, bins) in residuals.iter_mut().zip(&self.bins) {
             *residual -= leaves[leaf(bins, nodes)];
         }
         trees.leaves.extend(leaves);
@@ -210,8 +213,7 @@ fn best_cut(histogram: &[Cell], features: &[usize]) -> (usize, usize) {
 }
 
 /// Values that cut the feature into parts of about equal size; what is left of `edges` stays.
-fn cut(rows: &[Row], feature: usize, edges: &mut [f32]) {
-    let mut values: Vec<f32> = rows.iter().map(|row| row[feature]).collect();
+fn cut(mut values: Vec<f32>, edges: &mut [f32]) {
     values.sort_unstable_by(f32::total_cmp);
     let last = values.len() - 1;
     let mut cuts: Vec<f32> = (1..BINS).map(|part| values[part * last / BINS]).collect();
