@@ -10,6 +10,7 @@
 //!
 //! Invariants: weights are positive and sum to 1; a mixture lies between the least and the largest forecast.
 
+use crate::work::count;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// What remains of a regret after one step: a memory of about 2,000 steps.
@@ -103,6 +104,7 @@ impl Combiner {
 
     /// The weighted mean of the forecasts that are not NaN; `None` if all abstain.
     pub(crate) fn mix(&self, forecasts: &[f64]) -> Option<f64> {
+        count(self.records.len());
         let (mut sum, mut total) = (0.0, 0.0);
         let (mut least, mut most) = (f64::INFINITY, f64::NEG_INFINITY);
         for (record, forecast) in self.records.iter().zip(forecasts).filter(|(_, forecast)| !forecast.is_nan()) {
@@ -118,6 +120,7 @@ impl Combiner {
     /// Takes the linearised regret of each forecaster against the mixture, in units of the usual loss (positive is
     /// worse than the mixture); NaN where it abstained.
     pub(crate) fn learn(&mut self, regrets: impl Iterator<Item = f64> + Clone) {
+        count(3 * self.records.len());
         let log_n = (self.records.len() as f64).ln().max(f64::MIN_POSITIVE);
         // Of the best that is awake: its record, and its rate times its regret.
         let mut best: Option<(Record, f64)> = None;

@@ -14,6 +14,7 @@
 //! Left out: what the values mean, and everything learned from them.
 
 use crate::ring::Ring;
+use crate::work::count;
 use schemas::EpochMs;
 use serde::{Deserialize, Serialize};
 
@@ -154,6 +155,7 @@ impl Series {
             self.append(index, value);
             return index;
         }
+        count((index - self.last) as usize);
         for missing in self.last + 1..index {
             self.close_bucket_before(missing);
             self.append(missing, f64::NAN);
@@ -186,6 +188,7 @@ impl Series {
     /// The value of an interval, or the mean of the bucket around it when it is older than the recent samples.
     /// `None` if it is unknown, forgotten or not yet come.
     pub(crate) fn at(&self, index: i64) -> Option<f64> {
+        count(1);
         let back = usize::try_from(self.last - index).ok()?;
         let value = if back < self.recent.len() {
             self.recent.get(back)?

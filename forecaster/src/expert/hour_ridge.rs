@@ -9,15 +9,16 @@
 
 use super::ridge::{HUBER, Inputs, Link, VARIANCE_RATE};
 use crate::features;
+use crate::work::count;
 use serde::{Deserialize, Serialize};
 
 /// Parts of a day.
 pub(crate) const HOURS: usize = 12;
 /// Intercept and the values at [`PLACES`].
-const SIZE: usize = 1 + PLACES.len();
+pub(crate) const SIZE: usize = 1 + PLACES.len();
 /// The values that it looks at.
 const PLACES: [usize; 11] = features::FEW;
-const PACKED: usize = SIZE * (SIZE + 1) / 2;
+pub(crate) const PACKED: usize = SIZE * (SIZE + 1) / 2;
 /// Days after which a part has forgotten two thirds.
 const MEMORY_DAYS: f64 = 30.0;
 const RHO: f64 = 0.5;
@@ -101,6 +102,7 @@ impl HourRidge {
         let surprise = (error * error).min(4.0 * bound * bound);
         self.variance = (self.variance + VARIANCE_RATE * (surprise - self.variance)).max(1e-12);
 
+        count(PACKED);
         let mut row_start = 0;
         for (i, moment) in moments.iter_mut().enumerate() {
             let scaled = weight * x[i];
@@ -149,6 +151,7 @@ fn solution(gram: &[f32], moments: &[f64]) -> Option<[f64; SIZE]> {
 
 /// Solves `g x = right` by the Cholesky decomposition; `None` if `g` is not positive definite.
 fn solve(mut g: Matrix, mut right: [f64; SIZE]) -> Option<[f64; SIZE]> {
+    count(SIZE.pow(3) / 3);
     for k in 0..SIZE {
         let pivot = g[k][k];
         if pivot <= 0.0 || !pivot.is_finite() {

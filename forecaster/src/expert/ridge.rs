@@ -12,6 +12,7 @@
 
 use crate::calendar::FOURIER;
 use crate::features::{self, FEATURES, PRIOR, VALUES};
+use crate::work::count;
 use nalgebra::{Cholesky, DMatrix, DVector};
 use serde::{Deserialize, Serialize};
 
@@ -30,9 +31,9 @@ const TILE: usize = 4;
 const TILES: usize = FEATURES / TILE;
 const _: () = assert!(FEATURES.is_multiple_of(TILE));
 /// Numbers in the tiles on and below the diagonal.
-const PACKED: usize = TILES * (TILES + 1) / 2 * TILE * TILE;
+pub(crate) const PACKED: usize = TILES * (TILES + 1) / 2 * TILE * TILE;
 /// Samples that `G` takes at once: it is the largest part of the state, and reading and writing it is most of the work.
-const BATCH: usize = 8;
+pub(crate) const BATCH: usize = 8;
 
 /// The scale on which a ridge is linear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,6 +165,7 @@ impl Ridge {
     /// Adds the newest samples to `G`.
     fn take_batch(&mut self) {
         let (rows, _) = self.batch.as_chunks::<FEATURES>();
+        count(rows.len() * PACKED);
         let forgetting = self.forgetting as f32;
         let mut scaled = [[0.0_f32; FEATURES]; BATCH];
         let mut factor = 1.0;
@@ -209,6 +211,7 @@ impl Ridge {
     /// Brings the weights up to date with what was learned. Costs `FEATURES³ / 3` multiplications.
     pub(crate) fn solve(&mut self) {
         self.take_batch();
+        count(FEATURES.pow(3) / 3);
         let mut g = self.information();
         let mut right = DVector::from_column_slice(&self.moments);
         for (feature, weight) in PRIOR {
@@ -228,6 +231,7 @@ impl Ridge {
     }
 
     fn row(&self, inputs: Inputs<'_>) -> [f64; FEATURES] {
+        count(2 * FEATURES);
         let mut x = [0.0; FEATURES];
         match self.link {
             Link::Identity => features::assemble(inputs.values, inputs.fourier, &mut x),

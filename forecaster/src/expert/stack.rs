@@ -9,6 +9,7 @@
 //!
 //! Invariants: weights are finite; a matrix that cannot be solved leaves the weights as they were.
 
+use crate::work::count;
 use nalgebra::{Cholesky, DMatrix, DVector};
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +78,7 @@ impl Stack {
     ) {
         let deviation = |forecast: f64| if forecast.is_nan() { 0.0 } else { (forecast - center) / level };
         let wanted = (value - center) / level;
+        count(self.gram.len());
         let deviations = forecasts.map(deviation);
         let mut packed = self.gram.iter_mut();
         for (i, (moment, own)) in self.moments.iter_mut().zip(deviations.clone()).enumerate() {
@@ -90,6 +92,7 @@ impl Stack {
 
     pub(crate) fn solve(&mut self) {
         let n = self.weights.len();
+        count(n.pow(3) / 3);
         let mut g = DMatrix::<f64>::zeros(n, n);
         let mut packed = self.gram.iter();
         for i in 0..n {

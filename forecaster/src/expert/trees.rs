@@ -15,15 +15,17 @@ mod rows;
 
 use crate::calendar::Calendar;
 use crate::history::{History, Seasons};
+use crate::work::count;
 use boost::{Boost, Fitted};
-use rows::{Bases, N, Outset, Row, clock};
+pub(crate) use rows::N;
+use rows::{Bases, Outset, Row, clock};
 use serde::{Deserialize, Serialize};
 
 /// Most rows of the past that a fit uses.
-const ROWS: usize = 10_080;
+pub(crate) const ROWS: usize = 10_080;
 /// Fewest rows for a first fit.
 const LEAST_ROWS: usize = 600;
-const DEPTH: usize = 5;
+pub(crate) const DEPTH: usize = 5;
 const SPLITS: usize = (1 << DEPTH) - 1;
 const LEAVES: usize = 1 << DEPTH;
 /// Trees that are walked down at the same time: each step down waits for the one before, but not for another tree's.
@@ -32,7 +34,7 @@ const ABREAST: usize = 8;
 const BINS: usize = 32;
 
 /// Trees for a horizon of a model with few horizons, of each [`Base`].
-const MANY: usize = 120;
+pub(crate) const MANY: usize = 120;
 /// Trees for a horizon where there are more, of one [`Base`] only.
 const FEW: usize = 56;
 /// Horizons that are few.
@@ -130,6 +132,7 @@ impl Trees {
 
     /// Sum over all trees of the leaves that a row falls into.
     fn sum(&self, ranks: &Ranks) -> f64 {
+        count(self.units.len() * DEPTH);
         let (nodes, _) = self.nodes.as_chunks::<LEAVES>();
         let (leaves, _) = self.leaves.as_chunks::<LEAVES>();
         let leaf = |place: usize, leaves: &[i8; LEAVES], unit: f32| f64::from(unit) * f64::from(leaves[place % LEAVES]);
@@ -258,6 +261,7 @@ fn examples(history: &History, seasons: Seasons, calendar: &Calendar, steps: i64
         }
         let clock = clock(calendar, history.series.start_ms(target));
         let (row, bases) = Outset::new(at, seasons, origin, [mean_day, mean_week]).row(at, target, clock);
+        count(N);
         examples.push(Example { row, bases, observed });
     }
     examples
@@ -299,6 +303,7 @@ type Ranks = [u8; N + 1];
 
 /// The rank of each feature among the edges.
 fn rank(row: &Row, edges: &[f32]) -> Ranks {
+    count(N);
     let mut bins = [0; N + 1];
     for ((bin, edges), value) in bins.iter_mut().zip(edges.as_chunks::<{ BINS - 1 }>().0).zip(row) {
         // Five halvings, without a branch that depends on the value.

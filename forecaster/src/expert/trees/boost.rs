@@ -9,6 +9,7 @@
 
 use super::rows::{N, Row};
 use super::{BINS, DEPTH, LEAVES, Ranks, SPLITS};
+use crate::work;
 
 /// Fewest rows on each side of a cut.
 const LEAST_LEAF: u32 = 20;
@@ -124,6 +125,7 @@ impl Boost {
             begin = end;
         }
         let nodes = &trees.nodes[first..];
+        work::count(residuals.len() * (DEPTH + 1));
         for (residual, bins) in residuals.iter_mut().zip(&self.bins) {
             *residual -= leaves[leaf(bins, nodes)];
         }
@@ -131,6 +133,7 @@ impl Boost {
     }
 
     fn histogram(&self, rows: &[u32], features: &[usize], signs: &[u32]) -> Histogram {
+        work::count(rows.len() * features.len());
         let mut histogram = vec![0; N * BINS];
         for &row in rows {
             let (bins, sign) = (&self.bins[row as usize], signs[row as usize]);
@@ -176,6 +179,7 @@ fn leaf(bins: &Ranks, nodes: &[(u8, u8)]) -> usize {
 
 /// Moves those that belong left to the front; returns how many they are.
 fn partition(rows: &mut [u32], mut is_left: impl FnMut(u32) -> bool) -> usize {
+    work::count(rows.len());
     let mut left = 0;
     for i in 0..rows.len() {
         let go = is_left(rows[i]);

@@ -7,7 +7,7 @@ use crate::calendar::Calendar;
 use crate::history::Seasons;
 
 /// Number of features.
-pub(super) const N: usize = 31;
+pub(crate) const N: usize = 31;
 /// The features of a target as seen from an origin.
 pub(super) type Row = [f32; N];
 
