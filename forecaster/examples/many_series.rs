@@ -1,7 +1,7 @@
 //! What it takes to forecast many one-minute series on one core, refits included.
 //!
 //! ```text
-//! cargo run --release -p forecaster --example many_series [-- --series 10000 --minutes 30 --horizons 9]
+//! cargo run --release -p forecaster --example many_series [-- --series 10000 --minutes 30 --horizons 9 --models 200]
 //! ```
 //!
 //! The series are synthetic (`tests/support/synthetic.rs`, one seed each). A model is warmed up over three days, so
@@ -21,11 +21,11 @@ use std::time::{Duration, Instant};
 const MINUTE_MS: u64 = 60_000;
 const START_MS: i64 = 1_700_438_400_000;
 const WARM_DAYS: usize = 3;
-/// Models in memory; the others are taken to cost the same.
+/// Models in memory unless told otherwise; the others are taken to cost the same. They are too many for the caches.
 const MODELS: usize = 200;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let (mut series, mut minutes, mut horizons) = (10_000_usize, 30_usize, 9_usize);
+    let (mut series, mut minutes, mut horizons, mut most) = (10_000_usize, 30_usize, 9_usize, MODELS);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next().ok_or(format!("{word} needs a value"))?;
@@ -33,6 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "--series" => series = value.parse()?,
             "--minutes" => minutes = value.parse()?,
             "--horizons" => horizons = value.parse()?,
+            "--models" => most = value.parse::<usize>()?.max(1),
             _ => return Err(format!("unknown argument {word}").into()),
         }
     }
@@ -50,9 +51,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         let mut model = Model::new(config.clone())?;
         // Copies differ in how far they have come, so that their refits do not fall on the same minute.
         let values = kind.values(i as u64, steps + day);
-        let apart = day * kinds.len() / MODELS;
+        let apart = (day * kinds.len() / most).max(1);
         for (step, value) in values.iter().enumerate() {
-            if step >= steps && (step - steps).is_multiple_of(apart) && models.len() < (i + 1) * MODELS / kinds.len() {
+            if step >= steps
+                && (step - steps).is_multiple_of(apart)
+                && models.len() < ((i + 1) * most).div_ceil(kinds.len()).min(most)
+            {
                 models.push((model.clone(), step, kind.values(1000 + models.len() as u64, minutes)));
             }
             model.observe(START_MS + step as i64 * MINUTE_MS as i64, *value)?;
