@@ -74,6 +74,20 @@ fn wc98() {
     check("wc98");
 }
 
+/// The baseline must be as strong as the method is: Prophet with a ridge compensator has .253 in the same protocol
+/// (`bench/peers/prophet_compensator.py`).
+#[test]
+fn the_paper_s_method_lives_with_one_minute_data() {
+    let Some(folder) = recorded() else { return };
+    let series = CsvSeries::read(&folder.join("wc98.csv")).expect("a series");
+    if cfg!(debug_assertions) && std::env::var("BARISTA_REQUIRE_REAL").is_err() {
+        eprintln!("SKIPPED: wc98 has too many rows without optimisation; use --release");
+        return;
+    }
+    let report = score(&series, Method::Expert(ExpertKind::Barista2019Ridge));
+    assert!(report.mean_mase().is_some_and(|mase| mase < 0.27), "{}", report.table());
+}
+
 /// The naive scores do not depend on how anything learns: they pin the protocol to published figures.
 #[test]
 fn the_protocol_gives_the_known_naive_scores() {

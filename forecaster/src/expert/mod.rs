@@ -312,7 +312,7 @@ impl Expert {
             *trees = trees.fit(history, seasons, calendar, steps);
         }
         if let Some(method) = &mut self.barista2019 {
-            method.refit(history, calendar, steps);
+            method.refit(history, seasons, calendar, steps);
         }
     }
 

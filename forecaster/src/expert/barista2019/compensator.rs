@@ -293,6 +293,27 @@ mod tests {
         assert!(Compensator::fit(&rows[..59], Choice::Better).is_none());
     }
 
+    #[test]
+    fn a_decomposition_that_runs_away_is_followed() {
+        let lasting = Compensator::fit(&rows(800, |x| x[0]), Choice::Ridge).expect("it fits");
+        let far = [50.0, 50.0, 50.0, 50.0, 50.0, 0.0, 0.0, 0.0];
+        assert!(lasting.predict(&far) > 45.0, "{}", lasting.predict(&far));
+    }
+
+    #[test]
+    fn a_width_of_the_bounds_that_hardly_varied_gets_no_weight() {
+        let rows: Vec<Row> = rows(800, |x| 0.9 * x[0] + 3.0)
+            .into_iter()
+            .map(|(mut x, y)| {
+                (x[ERRORS + 1], x[ERRORS + 2]) = (x[ERRORS] - 5.0 - 1e-6 * x[1], x[ERRORS] + 5.0 + 1e-6 * x[1]);
+                (x, y)
+            })
+            .collect();
+        let fitted = Compensator::fit(&rows, Choice::Ridge).expect("it fits");
+        let (narrow, wide) = ([0.0, 0.0, 0.0, 0.0, 0.0, 1.0, -4.0, 6.0], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, -6.0, 8.0]);
+        assert!((fitted.predict(&narrow) - fitted.predict(&wide)).abs() < 0.1);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(30))]
         #[test]
