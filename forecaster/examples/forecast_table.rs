@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! cargo run --release -p forecaster --example forecast_table -- ../shared/data/load [--model NAME] [--until SHARE] [--windows 1,6,60]
-//!     [--out FOLDER]
+//!     [--out FOLDER] [--html FOLDER]
 //! ```
 //!
 //! With `--windows` the quantiles of the highest value of so many steps are scored too, with direct horizons up to the
 //! longest, at the levels 0.5, 0.95 and 0.99. With `--out` every scored forecast is written as `FOLDER/<series>/<model>.csv`, in the form that the peers under
-//! `bench/peers/` write too, for `bench/peers/table.py` to compare.
+//! `bench/peers/` write too, for `bench/peers/table.py` to compare. With `--html` every series gets its page.
 
 use forecaster::ModelConfig;
 use forecaster::backtest::{self, CsvSeries, Options};
@@ -21,10 +21,11 @@ struct Arguments {
     /// Share of each series that is used at all: settings are chosen on the first part.
     until: f64,
     out: Option<PathBuf>,
+    html: Option<PathBuf>,
 }
 
 fn arguments() -> Result<Arguments, Box<dyn Error>> {
-    let mut parsed = Arguments { inputs: Vec::new(), options: Options::default(), until: 1.0, out: None };
+    let mut parsed = Arguments { inputs: Vec::new(), options: Options::default(), until: 1.0, out: None, html: None };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or(format!("{word} needs a value"));
@@ -39,6 +40,7 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             }
             "--until" => parsed.until = value()?.parse()?,
             "--out" => parsed.out = Some(value()?.into()),
+            "--html" => parsed.html = Some(value()?.into()),
             path if Path::new(path).is_dir() => {
                 let files = std::fs::read_dir(path)?.collect::<Result<Vec<_>, _>>()?;
                 parsed.inputs.extend(files.into_iter().map(|file| file.path()));
@@ -52,7 +54,7 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let Arguments { inputs, options, until, out } = arguments()?;
+    let Arguments { inputs, options, until, out, html } = arguments()?;
     let mut output = std::io::stdout().lock();
     for path in inputs {
         let mut series = CsvSeries::read(&path)?;
@@ -98,6 +100,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                 )?;
             }
             writeln!(output)?;
+        }
+        if let Some(html) = &html {
+            std::fs::create_dir_all(html)?;
+            std::fs::write(html.join(format!("{}.html", report.series)), backtest::page(&series, &options, &detail))?;
         }
         if let Some(out) = &out {
             let folder = out.join(&report.series);

@@ -74,6 +74,20 @@ fn wc98() {
     check("wc98");
 }
 
+/// The baseline must be as strong as the method is: Prophet with a ridge compensator has .253 in the same protocol
+/// (`bench/peers/prophet_compensator.py`).
+#[test]
+fn the_paper_s_method_lives_with_one_minute_data() {
+    let Some(folder) = recorded() else { return };
+    let series = CsvSeries::read(&folder.join("wc98.csv")).expect("a series");
+    if cfg!(debug_assertions) && std::env::var("BARISTA_REQUIRE_REAL").is_err() {
+        eprintln!("SKIPPED: wc98 has too many rows without optimisation; use --release");
+        return;
+    }
+    let report = score(&series, Method::Expert(ExpertKind::Barista2019Ridge));
+    assert!(report.mean_mase().is_some_and(|mase| mase < 0.27), "{}", report.table());
+}
+
 /// The naive scores do not depend on how anything learns: they pin the protocol to published figures.
 #[test]
 fn the_protocol_gives_the_known_naive_scores() {
@@ -162,4 +176,96 @@ fn what_cannot_be_scored_says_why() {
     assert!(error.contains("fewer than four intervals"), "{error}");
     assert!("arima".parse::<Method>().is_err());
     assert_eq!("ensemble".parse::<Method>(), Ok(Method::Ensemble));
+}
+
+/// Two weeks of `interval_s`, with a rhythm of a day, noise, a hole and a jump.
+fn made(interval_s: u64, rows: usize) -> CsvSeries {
+    use rand::{Rng, SeedableRng};
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(rows as u64);
+    let day = 86_400.0 / interval_s as f64;
+    let values = (0..rows).map(|i| {
+        let load = 100.0 + 50.0 * (std::f64::consts::TAU * i as f64 / day).sin() + random.random_range(-10.0..10.0);
+        let level = if i > rows * 3 / 4 { 3.0 } else { 1.0 };
+        (!(rows / 2..rows / 2 + 5).contains(&i)).then_some(level * load)
+    });
+    CsvSeries {
+        name: "load <of> \"A&B\"".to_owned(),
+        start_ms: 1_704_067_200_000,
+        interval_ms: 1000 * interval_s,
+        values: values.collect(),
+    }
+}
+
+#[test]
+fn the_page_shows_everything_and_breaks_at_no_name() {
+    let series = made(3600, 700);
+    let options = Options { windows: vec![1, 12], ..Options::default() };
+    let detail = backtest::run_in_detail(&series, &options).expect("it can be scored");
+    let page = backtest::page(&series, &options, &detail);
+    assert!(page.contains("load &lt;of&gt; &quot;A&amp;B&quot;") && !page.contains("<of>"));
+    for absent in ["NaN", "inf ", "<script", "http:", "https:", "src="] {
+        assert!(!page.contains(absent), "{absent}");
+    }
+    for part in
+        ["not scored", "cold start", "shift", "12 steps ahead", "0.5 to 0.95", "0.5 to 0.99", "observed", "median"]
+    {
+        assert!(page.contains(part), "{part}");
+    }
+    for part in [
+        "Mean absolute error of each",
+        "at or below the quantile 0.95",
+        "Weight of each expert",
+        "Highest of the next 12",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    let report = &detail.report;
+    let mase = report.horizons[1].mase.expect("a ratio");
+    assert!(
+        page.contains(&format!("<td>{mase:.3}"))
+            && page.contains(&format!("{:.1}", 100.0 * report.peaks[1].coverage["0.95"]))
+    );
+    // Whole series; four horizons with the scored part and, where it is longer than a week, the end and the worst;
+    // errors and coverage; two windows; weights.
+    assert_eq!(page.matches("<svg").count(), 1 + 4 * 3 + 2 + 2 + 1);
+    assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
+}
+
+#[test]
+fn fifty_thousand_points_make_a_page_of_bounded_size() {
+    let series = made(60, 50_000);
+    let options = Options {
+        horizons: vec![1, 2, 4, 8, 12, 20, 30],
+        levels: vec![0.05, 0.5, 0.95, 0.99],
+        windows: vec![10, 30],
+        method: Method::Expert(ExpertKind::EwmaFast),
+        ..Options::default()
+    };
+    let detail = backtest::run_in_detail(&series, &options).expect("it can be scored");
+    let page = backtest::page(&series, &options, &detail);
+    assert!(page.len() < 2_000_000, "{} bytes", page.len());
+    assert!(
+        page.contains("0.05 to 0.95") && page.contains("30 steps ahead") && !page.contains("Weight of each expert")
+    );
+}
+
+#[test]
+fn the_page_of_very_few_targets_can_be_made() {
+    for rows in 37..50 {
+        let mut series = made(3600, rows);
+        series.values[rows - 1] = None;
+        let options = Options { horizons: vec![12], ..Options::default() };
+        let detail = backtest::run_in_detail(&series, &options).expect("it can be scored");
+        let page = backtest::page(&series, &options, &detail);
+        assert!(page.contains("</html>") && !page.contains("NaN"));
+    }
+}
+
+#[test]
+fn windows_beyond_the_forecast_are_refused_and_others_are_in_the_table() {
+    let series = made(3600, 300);
+    let report = backtest::run(&series, &Options { windows: vec![6], ..Options::default() }).expect("it can be scored");
+    assert!(report.table().contains("highest value of the next steps"), "{}", report.table());
+    let error = backtest::run(&series, &Options { windows: vec![6, 60], ..Options::default() }).expect_err("too long");
+    assert!(error.to_string().contains("last horizon (12 steps)"), "{error}");
 }

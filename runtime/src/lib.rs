@@ -22,6 +22,7 @@ pub mod kafka;
 pub mod memory;
 pub mod metrics;
 pub mod offsets;
+pub mod page;
 pub mod ports;
 pub mod restore;
 pub mod supervisor;

@@ -12,12 +12,16 @@
 //! - `pinball`: mean pinball loss of the quantile, in per cent of the mean of the targets.
 //! - `coverage`: share of targets at or below the quantile.
 //!
-//! Left out: confidence intervals, pages to look at.
+//! [`page`] makes a page of it for a person.
+//!
+//! Left out: confidence intervals of the points' scores (`bench/peers/table.py` has them).
 
 mod csv;
+mod page;
 mod peaks;
 
 pub use csv::{CsvError, CsvSeries};
+pub use page::page;
 pub use peaks::PeakScore;
 
 use crate::calendar::CalendarConfig;
@@ -67,7 +71,7 @@ pub struct Options {
     pub train: f64,
     /// Levels to score, ascending.
     pub levels: Vec<f64>,
-    /// Windows whose highest value is scored, steps, ascending; those beyond the last horizon are left out.
+    /// Windows whose highest value is scored, steps, ascending, none beyond the last horizon.
     pub windows: Vec<u32>,
     /// What to measure.
     pub method: Method,
@@ -168,12 +172,13 @@ impl Report {
         let levels: Vec<&String> =
             self.horizons.first().map(|horizon| horizon.coverage.keys().collect()).unwrap_or_default();
         let mut text = format!(
-            "{}: {} on {} rows of {} s, {:.1} us a step, {} KiB\n\n",
+            "{}: {} on {} rows of {} s, {:.1} us a step (+ {:.1} us of refits between), {} KiB\n\n",
             self.series,
             self.model,
             self.rows,
             self.interval_s,
             self.us_per_step,
+            self.background_us_per_step,
             self.bytes_per_series.div_ceil(1024),
         );
         let _ = write!(
@@ -211,6 +216,7 @@ impl Report {
         if let Some(mase) = self.mean_mase() {
             let _ = writeln!(text, "\nmean MASE {mase:.3}");
         }
+        text.push_str(&peaks::table(&self.peaks));
         text
     }
 }
@@ -230,6 +236,39 @@ pub struct Detail {
     pub first_target: usize,
     /// Every scored forecast, in order of origins.
     pub forecasts: Vec<Scored>,
+    /// Every scored forecast of a window's highest value, in order of origins; only what was asked for.
+    pub peaks: Vec<ScoredPeak>,
+    /// What the model said of itself, at most [`MOODS`] times over the whole series.
+    pub moods: Vec<Mood>,
+}
+
+/// Most [`Mood`]s of a [`Detail`].
+pub const MOODS: usize = 960;
+
+/// What the model said of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mood {
+    /// Index of the newest interval then.
+    pub origin: usize,
+    /// Weight of each expert in the mean of the first horizon.
+    pub weights: Vec<(ExpertKind, f64)>,
+    /// Until a whole day was seen.
+    pub cold: bool,
+    /// A day after the errors changed beyond chance.
+    pub shift: bool,
+}
+
+/// One scored forecast of a window's highest value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoredPeak {
+    /// Index of the newest interval when it was made.
+    pub origin: usize,
+    /// Steps of the window, which begins with the next.
+    pub steps: u32,
+    /// The highest value that came.
+    pub highest: f64,
+    /// The quantiles that were forecast.
+    pub quantiles: Vec<f64>,
 }
 
 /// One scored forecast.
@@ -278,13 +317,21 @@ pub fn run(series: &CsvSeries, options: &Options) -> Result<Report, Error> {
 /// # Errors
 /// [`Error`] if the options do not fit the series.
 pub fn run_in_detail(series: &CsvSeries, options: &Options) -> Result<Detail, Error> {
+    run_with(series, options, |_| {})
+}
+
+/// As [`run_in_detail`], and says before each row how many it has done.
+///
+/// # Errors
+/// [`Error`] if the options do not fit the series.
+pub fn run_with(series: &CsvSeries, options: &Options, progress: impl Fn(usize)) -> Result<Detail, Error> {
     if !(options.train > 0.0 && options.train < 1.0) {
         return Err(Error::Train(options.train));
     }
     let default = ModelConfig::new(series.interval_ms);
     let config = ModelConfig {
         horizons: options.horizons.clone(),
-        windows: options.windows.iter().copied().filter(|steps| Some(steps) <= options.horizons.last()).collect(),
+        windows: options.windows.clone(),
         levels: options.levels.clone(),
         calendar: options.calendar.clone(),
         experts: match options.method {
@@ -303,9 +350,14 @@ pub fn run_in_detail(series: &CsvSeries, options: &Options) -> Result<Detail, Er
     let mut tallies: Vec<Tally> = options.horizons.iter().map(|_| Tally::new(options.levels.len())).collect();
     let mut peaks: Vec<PeakTally> =
         model.config().windows.iter().map(|&steps| PeakTally::new(steps, options.levels.len())).collect();
-    let mut forecasts = Vec::new();
-    let spent = replay(series, &mut model, |origin, forecast| {
+    let (mut forecasts, mut scored_peaks, mut moods) = (Vec::new(), Vec::new(), Vec::new());
+    let between_moods = rows.div_ceil(MOODS);
+    let spent = replay(series, &mut model, &progress, |origin, forecast| {
         let steps = &forecast.steps;
+        if origin % between_moods == 0 {
+            let weights = forecast.weights.clone();
+            moods.push(Mood { origin, weights, cold: forecast.cold, shift: forecast.shift });
+        }
         let day = forecast.origin_ms.div_euclid(options.calendar.day_ms as i64);
         for tally in peaks.iter_mut().filter(|_| origin + 1 >= first_target) {
             let window = series.values.get(origin + 1..=origin + tally.steps()).unwrap_or_default();
@@ -314,6 +366,8 @@ pub fn run_in_detail(series: &CsvSeries, options: &Options) -> Result<Detail, Er
                 let of_steps = highest_quantiles(&steps[..tally.steps()]);
                 let outcome = Outcome { day, highest, quantiles: &peak.quantiles, of_steps: &of_steps };
                 tally.add(&outcome, &options.levels);
+                let quantiles = peak.quantiles.clone();
+                scored_peaks.push(ScoredPeak { origin, steps: peak.steps, highest, quantiles });
             }
         }
         for (&h, tally) in options.horizons.iter().zip(&mut tallies) {
@@ -339,7 +393,7 @@ pub fn run_in_detail(series: &CsvSeries, options: &Options) -> Result<Detail, Er
         horizons: scores.collect(),
         peaks: peaks.iter().map(|tally| tally.score(&options.levels)).collect(),
     };
-    Ok(Detail { report, levels: options.levels.clone(), first_target, forecasts })
+    Ok(Detail { report, levels: options.levels.clone(), first_target, forecasts, peaks: scored_peaks, moods })
 }
 
 /// The highest quantile of the steps, by level.
@@ -359,9 +413,15 @@ struct Spent {
 }
 
 /// Feeds the series and hands out every forecast; returns the times that the model took.
-fn replay(series: &CsvSeries, model: &mut Model, mut seen: impl FnMut(usize, &Forecast)) -> Spent {
+fn replay(
+    series: &CsvSeries,
+    model: &mut Model,
+    progress: &impl Fn(usize),
+    mut seen: impl FnMut(usize, &Forecast),
+) -> Spent {
     let mut spent = Spent::default();
     for (origin, value) in series.values.iter().enumerate() {
+        progress(origin);
         let Some(value) = *value else { continue };
         let began = Instant::now();
         // The reader has checked values and grid, so every sample is new; one that is not has no forecast to score.

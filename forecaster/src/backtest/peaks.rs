@@ -6,6 +6,7 @@
 use crate::peak::PeakForecast;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 /// Draws of the bootstrap.
 const DRAWS: usize = 1000;
@@ -27,6 +28,29 @@ pub struct PeakScore {
     pub steps_pinball: BTreeMap<String, Option<f64>>,
     /// Coverage of the same.
     pub steps_coverage: BTreeMap<String, f64>,
+}
+
+/// The scores for a person, a line a window; empty if there are none.
+pub(super) fn table(scores: &[PeakScore]) -> String {
+    let Some(first) = scores.first() else { return String::new() };
+    let mut text =
+        "\nhighest value of the next steps; in brackets what the highest of the steps' quantiles covers\n".to_owned();
+    let _ = write!(text, "{:>6} {:>7}", "steps", "n");
+    for level in first.coverage.keys() {
+        let _ = write!(text, " {:>9} {:>15}", format!("pin%@{level}"), format!("cov@{level}"));
+    }
+    text.push('\n');
+    for score in scores {
+        let _ = write!(text, "{:>6} {:>7}", score.steps, score.n);
+        for ((loss, share), of_steps) in
+            score.pinball.values().zip(score.coverage.values()).zip(score.steps_coverage.values())
+        {
+            let loss = super::or_dash(*loss, 3);
+            let _ = write!(text, " {loss:>9} {:>15}", format!("{share:.3} ({of_steps:.3})"));
+        }
+        text.push('\n');
+    }
+    text
 }
 
 /// Hits of one day, by level.

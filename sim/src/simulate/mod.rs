@@ -582,7 +582,7 @@ mod tests {
         }
         let page = report.html();
         assert!(
-            page.matches("<svg").count() >= 3 && page.contains("<polyline"),
+            page.matches("<svg").count() >= 3 && page.contains("class=curve"),
             "{} plots",
             page.matches("<svg").count()
         );

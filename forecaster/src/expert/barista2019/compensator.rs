@@ -3,19 +3,20 @@
 //! Two regressions, ridge and boosted trees, of the error at the target on eight inputs. Which is used is decided by
 //! their errors on the last fifth of the samples, which neither has seen then; both can be asked for alone.
 //!
-//! Invariants: a pure function of its rows; what it gives is finite and within the errors that were seen.
+//! Invariants: a pure function of its rows; what it gives is finite and within the errors that were seen, the five newest included.
 
 use nalgebra::{DMatrix, DVector};
 use serde::{Deserialize, Serialize};
 
 /// The last five errors, newest first, the forecast, and its lower and upper bound.
-pub(super) const INPUTS: usize = 8;
+pub(super) const INPUTS: usize = ERRORS + 3;
+pub(super) const ERRORS: usize = 5;
 pub(super) type Inputs = [f64; INPUTS];
 /// Fewest rows to learn from.
 const LEAST: usize = 60;
 const HELD_OUT: f64 = 0.2;
-/// Strength of the ridge on inputs of unit size, as a part of the rows.
-const RIDGE: f64 = 1e-4;
+/// Strengths of the ridge to choose from, on inputs of unit spread, as parts of the rows.
+const RIDGES: [f64; 5] = [1e-6, 1e-4, 1e-3, 1e-2, 1e-1];
 const TREES: usize = 60;
 const DEPTH: usize = 3;
 const SPLITS: usize = (1 << DEPTH) - 1;
@@ -53,20 +54,23 @@ impl Compensator {
         if rows.len() < LEAST {
             return None;
         }
-        let seen = rows.len() - (rows.len() as f64 * HELD_OUT) as usize;
+        let (early, late) = rows.split_at(rows.len() - (rows.len() as f64 * HELD_OUT) as usize);
+        let wrong = |predict: &dyn Fn(&Inputs) -> f64| late.iter().map(|(x, y)| (predict(x) - y).abs()).sum::<f64>();
+        let (strength, ridge_wrong) = RIDGES
+            .into_iter()
+            .filter_map(|strength| Some((strength, Ridge::fit(early, strength)?)))
+            .map(|(strength, ridge)| (strength, wrong(&|x| ridge.predict(x))))
+            .min_by(|a, b| a.1.total_cmp(&b.1))?;
         let use_trees = match choice {
             Choice::Ridge => false,
             Choice::Trees => true,
             Choice::Better => {
-                let (early, late) = rows.split_at(seen);
-                let (ridge, trees) = (Ridge::fit(early)?, Trees::fit(early));
-                let error =
-                    |predict: &dyn Fn(&Inputs) -> f64| late.iter().map(|(x, y)| (predict(x) - y).abs()).sum::<f64>();
-                error(&|x| trees.predict(x)) < error(&|x| ridge.predict(x))
+                let trees = Trees::fit(early);
+                wrong(&|x| trees.predict(x)) < ridge_wrong
             }
         };
         let most = rows.iter().map(|(_, y)| y.abs()).fold(0.0, f64::max);
-        let fitted = Compensator { ridge: Ridge::fit(rows)?, trees: Trees::fit(rows), use_trees, most };
+        let fitted = Compensator { ridge: Ridge::fit(rows, strength)?, trees: Trees::fit(rows), use_trees, most };
         fitted.is_sound().then_some(fitted)
     }
 
@@ -88,7 +92,9 @@ impl Compensator {
     /// The error to be expected.
     pub(super) fn predict(&self, inputs: &Inputs) -> f64 {
         let error = if self.use_trees { self.trees.predict(inputs) } else { self.ridge.predict(inputs) };
-        error.clamp(-self.most, self.most)
+        // A decomposition that runs away must be followed: the newest errors may be beyond all that were learned from.
+        let most = inputs[..ERRORS].iter().fold(self.most, |most, error| most.max(error.abs()));
+        error.clamp(-most, most)
     }
 
     pub(super) const BYTES: usize = TREES * (SPLITS * 9 + LEAVES * 8) + 8 * (INPUTS + 4);
@@ -102,23 +108,29 @@ struct Ridge {
 }
 
 impl Ridge {
-    fn fit(rows: &[Row]) -> Option<Self> {
-        let scales: Vec<f64> = (0..INPUTS)
-            .map(|i| (rows.iter().map(|(x, _)| x[i] * x[i]).sum::<f64>() / rows.len() as f64).sqrt().max(1e-9))
-            .collect();
-        let mut gram = DMatrix::<f64>::zeros(INPUTS + 1, INPUTS + 1);
-        let mut moments = DVector::<f64>::zeros(INPUTS + 1);
+    /// Inputs are centred and brought to unit spread first: the bounds' width hardly varies, and as a second constant
+    /// it would take a weight that another width turns into an error.
+    fn fit(rows: &[Row], strength: f64) -> Option<Self> {
+        let n = rows.len() as f64;
+        let means: Inputs = std::array::from_fn(|i| rows.iter().map(|(x, _)| x[i]).sum::<f64>() / n);
+        let target = rows.iter().map(|(_, y)| y).sum::<f64>() / n;
+        let spreads: Inputs = std::array::from_fn(|i| {
+            (rows.iter().map(|(x, _)| (x[i] - means[i]).powi(2)).sum::<f64>() / n).sqrt().max(1e-9)
+        });
+        let mut gram = DMatrix::<f64>::zeros(INPUTS, INPUTS);
+        let mut moments = DVector::<f64>::zeros(INPUTS);
         for (x, y) in rows {
-            let unit = DVector::from_fn(INPUTS + 1, |i, _| if i < INPUTS { x[i] / scales[i] } else { 1.0 });
-            moments.axpy(*y, &unit, 1.0);
+            let unit = DVector::from_fn(INPUTS, |i, _| (x[i] - means[i]) / spreads[i]);
+            moments.axpy(*y - target, &unit, 1.0);
             gram.ger(1.0, &unit, &unit, 1.0);
         }
-        for i in 0..=INPUTS {
-            gram[(i, i)] += RIDGE * rows.len() as f64;
+        for i in 0..INPUTS {
+            gram[(i, i)] += strength * n;
         }
         let solution = gram.cholesky()?.solve(&moments);
-        let coefficients =
-            solution.iter().enumerate().map(|(i, c)| if i < INPUTS { c / scales[i] } else { *c }).collect();
+        let mut coefficients: Vec<f64> = solution.iter().zip(&spreads).map(|(c, spread)| c / spread).collect();
+        let constant = target - coefficients.iter().zip(&means).map(|(c, mean)| c * mean).sum::<f64>();
+        coefficients.push(constant);
         Some(Ridge { coefficients })
     }
 
@@ -281,6 +293,27 @@ mod tests {
         assert!(Compensator::fit(&rows[..59], Choice::Better).is_none());
     }
 
+    #[test]
+    fn a_decomposition_that_runs_away_is_followed() {
+        let lasting = Compensator::fit(&rows(800, |x| x[0]), Choice::Ridge).expect("it fits");
+        let far = [50.0, 50.0, 50.0, 50.0, 50.0, 0.0, 0.0, 0.0];
+        assert!(lasting.predict(&far) > 45.0, "{}", lasting.predict(&far));
+    }
+
+    #[test]
+    fn a_width_of_the_bounds_that_hardly_varied_gets_no_weight() {
+        let rows: Vec<Row> = rows(800, |x| 0.9 * x[0] + 3.0)
+            .into_iter()
+            .map(|(mut x, y)| {
+                (x[ERRORS + 1], x[ERRORS + 2]) = (x[ERRORS] - 5.0 - 1e-6 * x[1], x[ERRORS] + 5.0 + 1e-6 * x[1]);
+                (x, y)
+            })
+            .collect();
+        let fitted = Compensator::fit(&rows, Choice::Ridge).expect("it fits");
+        let (narrow, wide) = ([0.0, 0.0, 0.0, 0.0, 0.0, 1.0, -4.0, 6.0], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, -6.0, 8.0]);
+        assert!((fitted.predict(&narrow) - fitted.predict(&wide)).abs() < 0.1);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(30))]
         #[test]
@@ -290,7 +323,7 @@ mod tests {
             let rows: Vec<Row> = values.iter().map(|&(a, y)| ([a, y, 0.0, a * 0.5, 1.0, a, -a, a + y], y)).collect();
             if let Some(fitted) = Compensator::fit(&rows, Choice::Better) {
                 let most = values.iter().map(|(_, y)| y.abs()).fold(0.0, f64::max);
-                prop_assert!(fitted.predict(&[probe; INPUTS]).abs() <= most);
+                prop_assert!(fitted.predict(&[probe; INPUTS]).abs() <= most.max(probe.abs()));
             }
         }
     }

@@ -10,6 +10,7 @@
 //! Invariants: a pure function of its samples; coefficients are finite. Left out: yearly seasonality (the memory is
 //! shorter), saturating growth, multiplicative seasonality, one effect for each holiday.
 
+use super::past::Sample;
 use crate::calendar::Calendar;
 use nalgebra::{DMatrix, DVector};
 use serde::{Deserialize, Serialize};
@@ -58,34 +59,17 @@ pub(super) struct Bounded {
 }
 
 impl Decomposition {
-    /// Fits to `(start, value)` pairs in ascending order; `None` if there are too few or they say nothing.
-    pub(super) fn fit(calendar: &Calendar, samples: &[(i64, f64)]) -> Option<Self> {
-        let (&(from_ms, _), &(to_ms, _)) = (samples.first()?, samples.last()?);
-        let scale = samples.iter().map(|(_, value)| *value).fold(0.0, f64::max);
+    /// Fits to samples in ascending order; `None` if there are too few or they say nothing.
+    pub(super) fn fit(calendar: &Calendar, samples: &[Sample]) -> Option<Self> {
+        let (from_ms, to_ms) = (samples.first()?.at_ms, samples.last()?.at_ms);
+        let scale = samples.iter().map(|sample| sample.value).fold(0.0, f64::max);
         if samples.len() < LEAST || scale <= 0.0 {
             return None;
         }
         let span_ms = (to_ms - from_ms) as f64;
-        let mut gram = DMatrix::<f64>::zeros(N, N);
-        let mut moments = DVector::<f64>::zeros(N);
-        let mut squares = 0.0;
-        for &(at_ms, value) in samples {
-            let x = row(calendar, at_ms, (at_ms - from_ms) as f64 / span_ms);
-            let y = value / scale;
-            for i in 0..N {
-                // Changes of slope that have not come yet, and holidays, are mostly zero.
-                if x[i] == 0.0 {
-                    continue;
-                }
-                moments[i] += x[i] * y;
-                for j in 0..=i {
-                    gram[(i, j)] += x[i] * x[j];
-                }
-            }
-            squares += y * y;
-        }
-        gram.fill_upper_triangle_with_lower_triangle();
-        let (coefficients, sigma) = solve(&gram, &moments, squares, samples.len())?;
+        let (means, single): (Vec<&Sample>, Vec<&Sample>) = samples.iter().partition(|sample| sample.weight > 1.0);
+        let sums = |of: &[&Sample]| Sums::of(calendar, of, from_ms, span_ms, scale);
+        let (coefficients, sigma) = solve(&sums(&single), &sums(&means))?;
         let changes = coefficients.rows(2, CHANGES);
         let change = changes.iter().map(|delta| delta.abs()).sum::<f64>() / CHANGES as f64;
         let fitted = Decomposition {
@@ -119,6 +103,44 @@ impl Decomposition {
     }
 }
 
+/// Sums of squares and products over samples.
+struct Sums {
+    gram: DMatrix<f64>,
+    moments: DVector<f64>,
+    squares: f64,
+    weight: f64,
+}
+
+impl Sums {
+    fn of(calendar: &Calendar, samples: &[&Sample], from_ms: i64, span_ms: f64, scale: f64) -> Self {
+        let mut sums = Sums { gram: DMatrix::zeros(N, N), moments: DVector::zeros(N), squares: 0.0, weight: 0.0 };
+        for sample in samples {
+            let x = row(calendar, sample.at_ms, (sample.at_ms - from_ms) as f64 / span_ms);
+            let (y, weight) = (sample.value / scale, sample.weight);
+            for i in 0..N {
+                // Changes of slope that have not come yet, and holidays, are mostly zero.
+                if x[i] == 0.0 {
+                    continue;
+                }
+                sums.moments[i] += weight * x[i] * y;
+                for j in 0..=i {
+                    sums.gram[(i, j)] += weight * x[i] * x[j];
+                }
+            }
+            sums.squares += weight * y * y;
+            sums.weight += weight;
+        }
+        sums.gram.fill_upper_triangle_with_lower_triangle();
+        sums
+    }
+
+    /// Mean squared residual.
+    fn variance(&self, coefficients: &DVector<f64>) -> f64 {
+        let fitted = (&self.gram * coefficients).dot(coefficients);
+        ((self.squares - 2.0 * coefficients.dot(&self.moments) + fitted) / self.weight).max(1e-9)
+    }
+}
+
 /// Features of an instant; `t` is the part of the past that has gone by.
 fn row(calendar: &Calendar, at_ms: i64, t: f64) -> [f64; N] {
     let mut x = [0.0; N];
@@ -135,9 +157,12 @@ fn row(calendar: &Calendar, at_ms: i64, t: f64) -> [f64; N] {
     x
 }
 
-/// Coefficients and the residuals' standard deviation, both in units of the scale.
-fn solve(gram: &DMatrix<f64>, moments: &DVector<f64>, squares: f64, n: usize) -> Option<(DVector<f64>, f64)> {
-    let mut variance = (squares / n as f64).max(1e-12);
+/// Coefficients and the residuals' standard deviation, both in units of the scale. The noise is that of single
+/// samples: their means have less.
+fn solve(single: &Sums, means: &Sums) -> Option<(DVector<f64>, f64)> {
+    let gram = &single.gram + &means.gram;
+    let moments = &single.moments + &means.moments;
+    let mut variance = (single.squares / single.weight).max(1e-12);
     let mut deltas = [CHANGE_PRIOR; CHANGES];
     let mut coefficients = DVector::zeros(N);
     for _ in 0..ROUNDS {
@@ -150,10 +175,9 @@ fn solve(gram: &DMatrix<f64>, moments: &DVector<f64>, squares: f64, n: usize) ->
             };
             system[(i, i)] += variance / prior;
         }
-        coefficients = system.cholesky()?.solve(moments);
+        coefficients = system.cholesky()?.solve(&moments);
         deltas.iter_mut().zip(coefficients.rows(2, CHANGES).iter()).for_each(|(delta, c)| *delta = *c);
-        let residual = squares - 2.0 * coefficients.dot(moments) + (gram * &coefficients).dot(&coefficients);
-        variance = (residual / n as f64).max(1e-9);
+        variance = single.variance(&coefficients);
     }
     Some((coefficients, variance.sqrt()))
 }
@@ -169,8 +193,8 @@ mod tests {
         Calendar::new(&CalendarConfig { holidays: vec!["2024-01-25".to_owned()], ..CalendarConfig::default() })
     }
 
-    fn samples(n: i64, value: impl Fn(f64) -> f64) -> Vec<(i64, f64)> {
-        (0..n).map(|i| (1_704_067_200_000 + i * HOUR_MS, value(i as f64))).collect()
+    fn samples(n: i64, value: impl Fn(f64) -> f64) -> Vec<Sample> {
+        (0..n).map(|i| Sample { at_ms: 1_704_067_200_000 + i * HOUR_MS, value: value(i as f64), weight: 1.0 }).collect()
     }
 
     fn daily(hour: f64) -> f64 {
