@@ -36,6 +36,8 @@ pub(super) enum Choice {
     Better,
     Ridge,
     Trees,
+    /// None at all.
+    None,
 }
 
 /// See the module's documentation.
@@ -50,12 +52,12 @@ pub(super) struct Compensator {
 
 impl Compensator {
     pub(super) fn fit(rows: &[Row], choice: Choice) -> Option<Self> {
-        if rows.len() < LEAST {
+        if rows.len() < LEAST || choice == Choice::None {
             return None;
         }
         let seen = rows.len() - (rows.len() as f64 * HELD_OUT) as usize;
         let use_trees = match choice {
-            Choice::Ridge => false,
+            Choice::Ridge | Choice::None => false,
             Choice::Trees => true,
             Choice::Better => {
                 let (early, late) = rows.split_at(seen);
@@ -279,6 +281,7 @@ mod tests {
         assert!(Compensator::fit(&rows, Choice::Trees).is_some_and(|c| c.use_trees));
         assert!(Compensator::fit(&rows, Choice::Ridge).is_some_and(|c| !c.use_trees));
         assert!(Compensator::fit(&rows[..59], Choice::Better).is_none());
+        assert!(Compensator::fit(&rows, Choice::None).is_none());
     }
 
     proptest! {
