@@ -4,12 +4,14 @@
 //! nodes that nobody asked for. Whole nodes are the reason: where load goes a little beyond what `n` of them carry, one
 //! more costs most for what it carries. So every closed minute pays into two accounts, one in requests and one in
 //! minutes, what the objective allows less what was missed, and the fuller they are the further load may go beyond
-//! capacity before a node is added (`Settings::stretch` of the smallest node at most). Overdrawn ones allow nothing.
+//! capacity before a node is added (`Settings::stretch` of the smallest node at most). Overdrawn ones allow nothing, and
+//! the further they are the higher the quantile that is planned for (`demand`) and the smaller the share that may wait
+//! (`cost`): how much a load surprises is learned from what it cost, not set.
 //! This is proportional control of the price of a miss: in the Lagrangian of the bound (FACTS §Planning, cheapest 1 %
 //! dropped) a node is added when load exceeds the others by `price of the node / price of a miss`, a constant number of
 //! requests per second whatever the size of the fleet, and the price is the one at which the budget is just spent.
 //!
-//! Invariants: pure; without a closed minute the allowance is 0; it never leaves [0, 1]; when no more is missed than
+//! Invariants: pure; without a closed minute the allowance is 0; it never leaves [−1, 1]; when no more is missed than
 //! comes in, it does not sink. Accounts hold a day at most, so an old calm does not pay for a new storm. Left out:
 //! persistence (a planner that begins anew begins without savings, which is the careful side).
 
@@ -23,9 +25,8 @@ const DEPTH_MINUTES: f64 = 1440.0;
 /// Share of the depth at which the allowance is full. A smaller one spends what a day saved on the first occasion, and a
 /// miss is worth the same at all times.
 const FULL_AT: f64 = 0.50;
-/// The allowance of an overdrawn account: nothing is planned to be missed. What overdrew it was no plan (a crowd, a lost
-/// node), and more nodes in calm times buy nothing of it back: on flash crowds, −0.3 cost 2 % for 0.1 points of attainment.
-const LEAST: f64 = 0.0;
+/// Share of the depth by which an account is far overdrawn.
+const SHORT_AT: f64 = 0.25;
 
 /// What a service promises over days.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -93,11 +94,14 @@ impl Budget {
         (1.0 - self.objective.minutes) * DEPTH_MINUTES
     }
 
-    /// How freely misses may be spent, from 0 (overdrawn) to 1 (full).
+    /// How freely misses may be spent, from −1 (far overdrawn) to 1 (full).
     pub fn allowance(&self) -> f64 {
-        let share = |left: f64, deepest: f64| if deepest > 0.0 { left / (deepest * FULL_AT) } else { 0.0 };
+        let share = |left: f64, deepest: f64| {
+            let whole = deepest * if left > 0.0 { FULL_AT } else { SHORT_AT };
+            if whole > 0.0 { left / whole } else { 0.0 }
+        };
         let requests = share(self.requests_left, self.deepest_requests());
-        requests.min(share(self.minutes_left, self.deepest_minutes())).clamp(LEAST, 1.0)
+        requests.min(share(self.minutes_left, self.deepest_minutes())).clamp(-1.0, 1.0)
     }
 }
 
@@ -115,9 +119,11 @@ mod tests {
         assert!(saved > 0.3 && saved <= 1.0, "{saved}");
         // Half of the requests of ten minutes: more than three hundred minutes have saved.
         (0..10).for_each(|_| budget.minute(1000, 500));
-        assert_eq!(budget.allowance(), 0.0);
+        let storm = budget.allowance();
+        assert!((-1.0..0.0).contains(&storm), "{storm}");
         (0..100).for_each(|_| budget.minute(1000, 0));
-        assert_eq!(budget.allowance(), 0.0, "ten bad minutes are not made good by a hundred");
+        let calm = budget.allowance();
+        assert!(storm < calm && calm < 0.0, "ten bad minutes are not made good by a hundred: {storm} {calm}");
         (0..2000).for_each(|_| budget.minute(1000, 0));
         assert_eq!(budget.allowance(), 1.0);
     }
@@ -129,7 +135,7 @@ mod tests {
             // One minute in twenty is bad, with a tenth of a thousandth of all requests.
             if minute % 20 == 0 { budget.minute(10, 1) } else { budget.minute(10_000, 0) }
         }
-        assert_eq!(budget.allowance(), 0.0);
+        assert_eq!(budget.allowance(), -1.0);
     }
 
     proptest! {
@@ -145,7 +151,7 @@ mod tests {
                 let missed = (share * requests as f64) as u64;
                 budget.minute(requests, missed);
                 let a = budget.allowance();
-                prop_assert!((LEAST..=1.0).contains(&a));
+                prop_assert!((-1.0..=1.0).contains(&a));
                 total += requests;
                 missed_all += missed;
             }

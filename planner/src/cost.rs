@@ -19,6 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// A node of which less than this share can be used inside the SLO is of no use.
 const LEAST_UTILISATION: f64 = 0.02;
+/// Share of requests that may wait too long where the error budget is far overdrawn.
+const CAUTIOUS_EPSILON: f64 = 0.01;
 /// The backend that needs a GPU.
 const CUDA: &str = "cuda";
 
@@ -237,7 +239,13 @@ impl Rater<'_> {
         let of_batch = || profile.points.iter().filter(move |p| p.batch == batch);
         let below = of_batch().filter(|p| p.workers <= workers).max_by_key(|p| p.workers);
         let point = below.or_else(|| of_batch().min_by_key(|p| p.workers))?;
-        let service_ms = latency_ms(point, self.service.slo_quantile) / self.speed;
+        let measured_ms = latency_ms(point, self.service.slo_quantile);
+        // Barista plans with the p95 of the distribution that fits best, whatever the SLO's quantile.
+        let planned_ms = match self.settings.capacity_rule {
+            CapacityRule::Margin => measured_ms,
+            CapacityRule::Paper => profile.fitted_p95_ms(point.workers, point.batch).unwrap_or(measured_ms),
+        };
+        let service_ms = planned_ms / self.speed;
         let sustained_rps = point.rps * self.speed * f64::from(workers) / f64::from(point.workers);
         let waiting = self.waiting(service_ms, workers, batch);
         let per_slo = (self.service.slo_ms / service_ms).floor().clamp(0.0, f64::from(u32::MAX));
@@ -264,11 +272,18 @@ impl Rater<'_> {
         let allowed_ms = self.service.slo_ms - self.settings.overhead_ms - service_ms - lump_ms;
         Waiting {
             allowed_s: allowed_ms.max(0.0) / 1000.0,
-            epsilon: self.settings.epsilon,
+            epsilon: epsilon(self.service.load.allowance, self.settings),
             dispersion: self.service.load.dispersion.unwrap_or(self.settings.dispersion),
             sheds: self.settings.sheds,
         }
     }
+}
+
+/// The share of requests that may wait too long: the configured one, and towards [`CAUTIOUS_EPSILON`], by equal factors,
+/// as the error budget is overdrawn.
+fn epsilon(allowance: f64, settings: &Settings) -> f64 {
+    let cautious = CAUTIOUS_EPSILON.min(settings.epsilon) / settings.epsilon;
+    settings.epsilon * cautious.powf((-allowance).clamp(0.0, 1.0))
 }
 
 /// Price of a million requests when a node of the flavor is full of this service.

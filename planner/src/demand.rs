@@ -5,16 +5,17 @@
 //!
 //! - the **nowcast guard**: when the rate just observed is above that forecast by more than chance explains
 //!   ([`GUARD_SIGMAS`] standard deviations of a count over the window), the near path is lifted to the observed rate and
-//!   what it takes to work off, within a period, what waits longer than the SLO allows;
+//!   what it takes to work off, within a period, what waits longer than the SLO allows; the newest interval alone counts
+//!   where it is as far above the window, since a jump shows there first;
 //! - the **error budget** (`budget`): load may go beyond what nodes carry by the part of a small node that the misses
-//!   saved so far pay for;
+//!   saved so far pay for, and an overdrawn one asks for a higher quantile, up to [`CAUTIOUS`];
 //! - **hysteresis**: a demand that is only a little lower (`hysteresis`), or lower since a short time (`hold`), does
 //!   not count as lower. So noise can raise the plan once but cannot make it flap.
 //!
 //! Invariants: pure; planning again at the same time from the result gives the same demand.
 //! Left out: the margin for queueing (`margin`), and what serves the demand (`plan`).
 
-use crate::model::{ObservedRate, PreviousDemand, Service, Settings};
+use crate::model::{ObservedRate, PreviousDemand, Service, ServiceLoad, Settings};
 use schemas::EpochMs;
 use schemas::workload::WorkloadForecast;
 
@@ -28,6 +29,10 @@ const LEAST_RPS: f64 = 0.1;
 /// period: at one, it would lift the plan at every sixth, by chance and for the hold time each, which is as dear as a
 /// forecast that is wrong by 3 %; at three, once in two hours. A crowd is beyond three within one window.
 const GUARD_SIGMAS: f64 = 3.0;
+
+/// Level of the forecast quantile where the error budget is far overdrawn. The configured one is right where the forecast
+/// errs by less than a node, so that whole nodes are margin enough; how much it errs on a load is what misses tell.
+const CAUTIOUS: f64 = 0.95;
 
 /// Where a demand comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,9 +84,10 @@ pub fn demand(
 ) -> Demand {
     let lead_ms = (setup_ms.max(0) + settings.period_ms).min(settings.horizon_ms);
     let load = &service.load;
-    let forecast = load.forecast.as_ref().and_then(|f| peak(f, settings.quantile, now_ms, now_ms + lead_ms));
-    let observed = load.observed.as_ref();
+    let quantile = quantile(load.allowance, settings);
+    let forecast = load.forecast.as_ref().and_then(|f| peak(f, quantile, now_ms, now_ms + lead_ms));
     let dispersion = load.dispersion.unwrap_or(settings.dispersion);
+    let observed = recent(load, dispersion);
     let observed_rps = observed.map_or(0.0, |o| o.rate_rps);
     let near_rps = observed_rps + overdue_rps(load.backlog, observed_rps * service.slo_ms / 1000.0, settings);
     let sigma_rps = observed.map_or(0.0, |o| sigma(o, dispersion));
@@ -106,6 +112,19 @@ pub fn demand(
         source: if held { Source::Held } else { source },
         forecast_short: forecast.is_some_and(|f| f.short),
     }
+}
+
+/// The level to plan for: the configured one, and towards [`CAUTIOUS`] as the error budget is overdrawn.
+pub fn quantile(allowance: f64, settings: &Settings) -> f64 {
+    let overdrawn = (-allowance).clamp(0.0, 1.0);
+    settings.quantile + overdrawn * (CAUTIOUS - settings.quantile).max(0.0)
+}
+
+/// The observed window, or its newest interval where that is above it by more than chance explains.
+fn recent(load: &ServiceLoad, dispersion: f64) -> Option<&ObservedRate> {
+    let observed = load.observed.as_ref()?;
+    let jumped = |n: &&ObservedRate| n.rate_rps - GUARD_SIGMAS * sigma(n, dispersion) > observed.rate_rps;
+    Some(load.newest.as_ref().filter(jumped).unwrap_or(observed))
 }
 
 struct Peak {
@@ -142,7 +161,7 @@ fn stretched(raw_rps: f64, service: &Service, step_rps: f64, settings: &Settings
         return raw_rps;
     }
     let full_rps = (settings.stretch * step_rps).max((1.0 - service.slo_quantile) * raw_rps);
-    let part_rps = service.load.allowance.clamp(-1.0, 1.0) * full_rps;
+    let part_rps = service.load.allowance.clamp(0.0, 1.0) * full_rps;
     (raw_rps - part_rps).max(raw_rps.min(LEAST_RPS))
 }
 
@@ -260,9 +279,33 @@ mod tests {
         assert_eq!(with(&mut s, 0.0, 50.0, 0.2), 100.0);
         assert_eq!(with(&mut s, 1.0, 50.0, 0.2), 90.0);
         assert_eq!(with(&mut s, 1.0, 10.0, 0.2), 95.0);
-        assert_eq!(with(&mut s, -0.3, 50.0, 0.2), 103.0);
+        assert_eq!(with(&mut s, -1.0, 50.0, 0.2), 100.0, "it is the quantile that rises then");
         assert_eq!(with(&mut s, 1.0, 50.0, 0.0), 100.0);
         assert!(with(&mut s, 1.0, 10_000.0, 0.2) > 0.0, "something is always carried");
+    }
+
+    #[test]
+    fn an_overdrawn_budget_asks_for_a_higher_quantile() {
+        let settings = Settings { quantile: 0.6, ..settings() };
+        let at = |allowance| quantile(allowance, &settings);
+        assert_eq!((at(1.0), at(0.0), at(-2.0)), (0.6, 0.6, CAUTIOUS));
+        assert!((at(-0.5) - 0.775).abs() < 1e-12);
+        assert_eq!(quantile(-1.0, &Settings { quantile: 0.99, ..settings.clone() }), 0.99, "never less than asked for");
+    }
+
+    #[test]
+    fn a_jump_counts_by_the_newest_interval() {
+        let mut s = service("s");
+        s.load.forecast = Some(forecast("s", 0, &[100.0; 6]));
+        s.load.observed = observed(150.0);
+        let newest = |rate_rps| Some(ObservedRate { start_ms: 10_000, window_ms: 10_000, rate_rps });
+        s.load.newest = newest(200.0);
+        let jump = demand(&s, 0, 0.0, None, 0, &settings());
+        assert_eq!((jump.rps, jump.sample_start_ms), (200.0, 10_000));
+        s.load.newest = newest(155.0);
+        assert_eq!(demand(&s, 0, 0.0, None, 0, &settings()).rps, 150.0, "chance");
+        s.load.newest = newest(50.0);
+        assert_eq!(demand(&s, 0, 0.0, None, 0, &settings()).rps, 150.0, "a fall can wait");
     }
 
     #[test]

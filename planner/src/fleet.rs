@@ -239,14 +239,6 @@ impl Fleet {
         self.nodes.iter().filter(|(_, n)| done(n)).map(|(id, _)| id.clone()).collect()
     }
 
-    /// A node that shall be retired as soon as possible, as if it had drained.
-    pub fn give_up(&mut self, node: &str, now_ms: EpochMs) {
-        if let Some(node) = self.nodes.get_mut(node) {
-            node.draining_since_ms.get_or_insert(now_ms);
-            node.gone = true;
-        }
-    }
-
     /// Forgets a node: it is retired, or its order was refused.
     pub fn forget(&mut self, node: &str) {
         self.nodes.remove(node);

@@ -65,22 +65,28 @@ impl LoadState {
     pub fn at(&self, now_ms: EpochMs, backlog: u64) -> ServiceLoad {
         ServiceLoad {
             forecast: self.forecast.clone(),
-            observed: self.rate(now_ms),
+            observed: self.rate(now_ms, self.observed.iter()),
+            newest: self.rate(now_ms, self.observed.iter().rev().take(1)),
             backlog,
             dispersion: None,
             allowance: self.budget.allowance(),
         }
     }
 
-    fn rate(&self, now_ms: EpochMs) -> Option<ObservedRate> {
+    /// Mean rate of these intervals, unless the newest of all is too old.
+    fn rate<'a>(
+        &'a self,
+        now_ms: EpochMs,
+        intervals: impl Iterator<Item = &'a WorkloadObserved> + Clone,
+    ) -> Option<ObservedRate> {
         let newest = self.observed.back()?;
         let interval_ms = newest.interval_ms.max(1) as i64;
         if now_ms - (newest.start_ms + interval_ms) > STALE_INTERVALS * interval_ms {
             return None;
         }
-        let arrivals: u64 = self.observed.iter().map(|o| o.arrivals).sum();
-        let window_ms: i64 = self.observed.iter().map(|o| o.interval_ms.max(1) as i64).sum();
-        let start_ms = self.observed.front().map_or(newest.start_ms, |o| o.start_ms);
+        let arrivals: u64 = intervals.clone().map(|o| o.arrivals).sum();
+        let window_ms: i64 = intervals.clone().map(|o| o.interval_ms.max(1) as i64).sum();
+        let start_ms = intervals.map(|o| o.start_ms).min().unwrap_or(newest.start_ms);
         Some(ObservedRate { start_ms, window_ms, rate_rps: arrivals as f64 * 1000.0 / window_ms as f64 })
     }
 }
@@ -110,6 +116,8 @@ mod tests {
         }
         let rate = load.at(30_000, 0).observed.expect("fresh");
         assert_eq!((rate.start_ms, rate.window_ms, rate.rate_rps), (10_000, 20_000, 20.0));
+        let newest = load.at(30_000, 0).newest.expect("fresh");
+        assert_eq!((newest.start_ms, newest.window_ms, newest.rate_rps), (20_000, 10_000, 30.0));
         load.observed(interval(20_000, 500), 20_000);
         assert_eq!(load.at(30_000, 0).observed.expect("fresh").rate_rps, 30.0, "a repeated interval replaces");
         assert_eq!(load.at(60_001, 0).observed, None, "three intervals of silence");

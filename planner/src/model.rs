@@ -189,11 +189,14 @@ pub struct ServiceLoad {
     pub forecast: Option<WorkloadForecast>,
     /// Rate over the last intervals.
     pub observed: Option<ObservedRate>,
+    /// Rate over the newest of them alone, where a jump shows first.
+    pub newest: Option<ObservedRate>,
     /// Requests that wait on all nodes.
     pub backlog: u64,
     /// Variance over mean of its arrivals, where measured.
     pub dispersion: Option<f64>,
-    /// How freely misses may be spent, from 0 to 1 (`budget`); 0 where nobody keeps the account.
+    /// How freely misses may be spent (`budget`): 1 is a full budget, −1 one that is far overdrawn; 0 where nobody keeps
+    /// the account.
     pub allowance: f64,
 }
 

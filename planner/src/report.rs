@@ -3,6 +3,7 @@
 //! Invariant: a node's action follows from its lease and from whether anything is placed on it, nothing else.
 
 use crate::cost::option;
+use crate::demand::quantile;
 use crate::lease::Terms;
 use crate::model::{FleetNode, FleetState, Naming, Plan};
 use crate::pack::{NO_LOAD_RPS, Node, Origin, Packing};
@@ -172,7 +173,7 @@ struct Said<'a> {
 
 fn reason(packing: &Packing<'_>, s: usize, said: &Said<'_>) -> String {
     let problem = packing.problem;
-    let demand = problem.demands[s].sentence(problem.inputs.settings.quantile);
+    let demand = problem.demands[s].sentence(quantile(problem.services[s].load.allowance, &problem.inputs.settings));
     let n = packing.hosting(s).len();
     let chosen = said.chosen.unwrap_or("no flavor");
     let carries = match n {

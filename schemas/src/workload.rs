@@ -128,25 +128,36 @@ impl Message for WorkloadForecast {
 }
 
 impl WorkloadForecast {
-    /// The rate's quantile at `level` (one of `levels`, else the next higher) for the steps that overlap
-    /// `[from_ms, to_ms)`: their maximum. `None` if no step or no level reaches that far.
+    /// A quantile between two of `levels`, on a straight line over the logit `ln(p / (1 − p))`, which is nearly the
+    /// normal distribution's scale; below the lowest level, that one's. `None` above the highest.
+    fn at_level(&self, level: f64, quantiles_rps: &[f64]) -> Option<f64> {
+        let above = self.levels.iter().position(|&l| l >= level - 1e-9)?;
+        let high = *quantiles_rps.get(above)?;
+        let below = above.checked_sub(1).filter(|_| self.levels[above] > level + 1e-9);
+        let Some(low) = below else { return Some(high) };
+        let logit = |p: f64| (p / (1.0 - p)).ln();
+        let (from, to) = (logit(self.levels[low]), logit(self.levels[above]));
+        let part = (logit(level) - from) / (to - from);
+        let low = *quantiles_rps.get(low)?;
+        Some(low + (high - low) * if part.is_finite() { part } else { 1.0 })
+    }
+
+    /// The rate's quantile at `level` (between `levels`, interpolated) for the steps that overlap `[from_ms, to_ms)`:
+    /// their maximum. `None` if no step or no level reaches that far.
     pub fn max_quantile_rps(&self, level: f64, from_ms: EpochMs, to_ms: EpochMs) -> Option<f64> {
-        let index = self.levels.iter().position(|&l| l >= level - 1e-9)?;
         self.steps
             .iter()
             .filter(|step| step.start_ms < to_ms && step.start_ms + self.interval_ms as i64 > from_ms)
-            .filter_map(|step| step.quantiles_rps.get(index).copied())
+            .filter_map(|step| self.at_level(level, &step.quantiles_rps))
             .fold(None, |best: Option<f64>, rate| Some(best.map_or(rate, |b| b.max(rate))))
     }
 
-    /// The quantile at `level` (one of `levels`, else the next higher) of the highest rate between the origin and
-    /// `to_ms`. Between two windows of `peaks`, and beyond the last, the difference from the highest mean rate of the
+    /// The quantile at `level` (between `levels`, interpolated) of the highest rate between the origin and `to_ms`. Between two windows of `peaks`, and beyond the last, the difference from the highest mean rate of the
     /// steps is interpolated over the logarithm of the length, and kept.
     ///
     /// `None` if there are no peaks, no level as high, or `from_ms` is more than one interval after the first step:
     /// a window that lies mostly in the past says little about what comes.
     pub fn peak_quantile_rps(&self, level: f64, from_ms: EpochMs, to_ms: EpochMs) -> Option<f64> {
-        let index = self.levels.iter().position(|&l| l >= level - 1e-9)?;
         let interval_ms = i64::try_from(self.interval_ms).ok().filter(|ms| *ms > 0)?;
         let since_ms = from_ms.checked_sub(self.origin_ms)?;
         if since_ms >= 2 * interval_ms || since_ms < -interval_ms {
@@ -154,7 +165,7 @@ impl WorkloadForecast {
         }
         let ahead_ms = to_ms.checked_sub(self.origin_ms)?.max(1);
         let wanted = u32::try_from(ahead_ms.div_euclid(interval_ms) + i64::from(ahead_ms % interval_ms > 0)).ok()?;
-        let known = |peak: &ForecastPeak| Some((peak.steps, *peak.quantiles_rps.get(index)?));
+        let known = |peak: &ForecastPeak| Some((peak.steps, self.at_level(level, &peak.quantiles_rps)?));
         let after = self.peaks.iter().filter(|peak| peak.steps >= wanted).find_map(known);
         let before = self.peaks.iter().rev().filter(|peak| peak.steps <= wanted).find_map(known);
         let path = |steps: u32| {
@@ -208,6 +219,18 @@ mod tests {
         assert_eq!(f.peak_quantile_rps(0.95, 0, 2000), Some(14.5));
         assert_eq!(f.peak_quantile_rps(0.95, 0, 8000), Some(22.0), "five above the mean of 17");
         assert_eq!(forecast(&[(4, 18.0)]).peak_quantile_rps(0.95, 0, 1000), Some(18.0));
+    }
+
+    #[test]
+    fn a_level_between_two_is_interpolated() {
+        let mut f = forecast(&[(1, 0.0)]);
+        f.levels = vec![0.5, 0.9, 0.99];
+        f.peaks[0].quantiles_rps = vec![100.0, 120.0, 140.0];
+        let at = |level| f.peak_quantile_rps(level, 0, 1000).expect("known");
+        assert_eq!((at(0.3), at(0.5), at(0.9), at(0.99)), (100.0, 100.0, 120.0, 140.0));
+        // A normal distribution with these quantiles has 0.198 of the way at 0.6.
+        assert!((at(0.6) - 103.7).abs() < 0.1 && at(0.95) > 120.0 && at(0.95) < 140.0, "{}", at(0.6));
+        assert_eq!(f.peak_quantile_rps(0.995, 0, 1000), None);
     }
 
     #[test]

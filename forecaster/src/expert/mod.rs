@@ -76,11 +76,13 @@ pub enum ExpertKind {
     Barista2019Ridge,
     /// The same with the boosted trees.
     Barista2019Trees,
+    /// The same without a compensator: what the compensator is worth.
+    Barista2019Trend,
 }
 
 impl ExpertKind {
     /// Every expert.
-    pub const ALL: [ExpertKind; 21] = [
+    pub const ALL: [ExpertKind; 22] = [
         ExpertKind::LastValue,
         ExpertKind::EwmaFast,
         ExpertKind::EwmaMedium,
@@ -102,6 +104,7 @@ impl ExpertKind {
         ExpertKind::Barista2019,
         ExpertKind::Barista2019Ridge,
         ExpertKind::Barista2019Trees,
+        ExpertKind::Barista2019Trend,
     ];
 
     /// The experts of the default ensemble. Of the large ridges it has one: on the recorded series any two or all six
@@ -145,6 +148,7 @@ impl ExpertKind {
             ExpertKind::Barista2019 => "barista2019",
             ExpertKind::Barista2019Ridge => "barista2019_ridge",
             ExpertKind::Barista2019Trees => "barista2019_trees",
+            ExpertKind::Barista2019Trend => "barista2019_trend",
         }
     }
 
@@ -258,7 +262,10 @@ impl Expert {
             ExpertKind::TreesTypical => origin.trees[1],
             // They need the others' forecasts: the horizon asks them last.
             ExpertKind::Exogenous | ExpertKind::Stack => None,
-            ExpertKind::Barista2019 | ExpertKind::Barista2019Ridge | ExpertKind::Barista2019Trees => {
+            ExpertKind::Barista2019
+            | ExpertKind::Barista2019Ridge
+            | ExpertKind::Barista2019Trees
+            | ExpertKind::Barista2019Trend => {
                 self.barista2019.as_ref().and_then(|method| method.predict(origin))
             }
         };

@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use workload::Feed;
 
 /// Names that `--policy` knows, besides `all`.
-pub const POLICIES: [&str; 20] = [
+pub const POLICIES: [&str; 21] = [
     "ours",
     "oracle",
     "barista2019",
@@ -40,6 +40,7 @@ pub const POLICIES: [&str; 20] = [
     "barista2019x1.2",
     "barista2019x1.5",
     "barista2019-no-forecast",
+    "barista2019-no-compensator",
     "barista2019-no-vertical",
     "barista2019-no-algorithm1",
     "hpa-50",
@@ -124,6 +125,7 @@ pub fn policy(name: &str, feed: Feed) -> Option<Box<dyn Policy>> {
         "barista2019x1.2" => barista(1.2, Without::Nothing),
         "barista2019x1.5" => barista(1.5, Without::Nothing),
         "barista2019-no-forecast" => barista(1.0, Without::Forecast),
+        "barista2019-no-compensator" => barista(1.0, Without::Compensator),
         "barista2019-no-vertical" => barista(1.0, Without::Vertical),
         "barista2019-no-algorithm1" => barista(1.0, Without::Algorithm1),
         "hpa-50" => reactive(Kind::Hpa(0.50)),
@@ -171,6 +173,7 @@ impl Selection {
                 n if n.starts_with("oracle") => feeds.push(Feed::Oracle),
                 "mark" => feeds.push(Feed::Ensemble),
                 "ours-last-value" | "barista2019-no-forecast" => feeds.push(Feed::LastValue),
+                "barista2019-no-compensator" => feeds.push(Feed::Barista2019Trend),
                 n if n.starts_with("barista2019") => feeds.push(Feed::Barista2019),
                 _ => {}
             }

@@ -9,13 +9,13 @@ use super::random::Random;
 use crate::trace::Trace;
 use forecaster::{ExpertKind, Model, ModelConfig};
 use schemas::EpochMs;
-use schemas::workload::{ForecastError, ForecastStep, WorkloadForecast};
+use schemas::workload::{ForecastError, ForecastPeak, ForecastStep, WorkloadForecast};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Traces coarser than this are interpolated, milliseconds.
 const COARSE_MS: i64 = 60_000;
-/// Quantiles that every forecast has.
-pub const LEVELS: [f64; 8] = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975, 0.99];
+/// Quantiles that every forecast has: those of production.
+pub const LEVELS: [f64; 5] = ModelConfig::LEVELS;
 
 /// Rate of a trace at any time, requests per second.
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +101,8 @@ pub enum Feed {
     Ensemble,
     /// Trend, seasonality and compensator of crate `forecaster`: a reconstruction of BARISTA's of 2019.
     Barista2019,
+    /// The same without its compensator.
+    Barista2019Trend,
     /// The true rate.
     Oracle,
     /// The last observed rate, for ever.
@@ -158,6 +160,7 @@ impl Workload {
             let forecasts = match feed {
                 Feed::Ensemble => source.learned(&observed, &ExpertKind::DEFAULT),
                 Feed::Barista2019 => source.learned(&observed, &[ExpertKind::Barista2019]),
+                Feed::Barista2019Trend => source.learned(&observed, &[ExpertKind::Barista2019Trend]),
                 Feed::Oracle => source.oracle(),
                 Feed::LastValue => source.last_value(&observed),
             };
@@ -193,8 +196,8 @@ impl Source<'_> {
     }
 
     fn learned(&self, observed: &[f64], experts: &[ExpertKind]) -> Forecasts {
-        let mut config = ModelConfig::new(self.interval_ms.unsigned_abs()).with_reach(self.reach);
-        config.levels = LEVELS.to_vec();
+        let production = forecaster::Config { horizon_steps: self.reach, ..forecaster::Config::default() };
+        let mut config = production.model(self.interval_ms.unsigned_abs());
         config.experts = experts.to_vec();
         let Ok(mut model) = Model::new(config) else { return Forecasts::default() };
         let available = ((self.start_ms - self.path.trace.start_ms) / self.interval_ms).max(0);
@@ -236,7 +239,16 @@ impl Source<'_> {
                 })
                 .collect()
         });
-        self.wrap(origin_ms, steps, last)
+        let peaks = forecast.map_or_else(Vec::new, |f| {
+            let rates = |q: &[f64]| q.iter().map(|q| q / interval_s).collect();
+            let peak = |p: &forecaster::PeakForecast| ForecastPeak {
+                steps: p.steps,
+                quantiles_rps: rates(&p.quantiles),
+                coverage: p.coverage.clone(),
+            };
+            f.peaks.iter().map(peak).collect()
+        });
+        WorkloadForecast { peaks, ..self.wrap(origin_ms, steps, last) }
     }
 
     fn wrap(&self, origin_ms: EpochMs, steps: Vec<ForecastStep>, last_observed_rps: f64) -> WorkloadForecast {

@@ -37,6 +37,8 @@ pub(super) enum Choice {
     Better,
     Ridge,
     Trees,
+    /// None at all.
+    None,
 }
 
 /// See the module's documentation.
@@ -51,7 +53,7 @@ pub(super) struct Compensator {
 
 impl Compensator {
     pub(super) fn fit(rows: &[Row], choice: Choice) -> Option<Self> {
-        if rows.len() < LEAST {
+        if rows.len() < LEAST || choice == Choice::None {
             return None;
         }
         let (early, late) = rows.split_at(rows.len() - (rows.len() as f64 * HELD_OUT) as usize);
@@ -62,7 +64,7 @@ impl Compensator {
             .map(|(strength, ridge)| (strength, wrong(&|x| ridge.predict(x))))
             .min_by(|a, b| a.1.total_cmp(&b.1))?;
         let use_trees = match choice {
-            Choice::Ridge => false,
+            Choice::Ridge | Choice::None => false,
             Choice::Trees => true,
             Choice::Better => {
                 let trees = Trees::fit(early);
@@ -291,6 +293,7 @@ mod tests {
         assert!(Compensator::fit(&rows, Choice::Trees).is_some_and(|c| c.use_trees));
         assert!(Compensator::fit(&rows, Choice::Ridge).is_some_and(|c| !c.use_trees));
         assert!(Compensator::fit(&rows[..59], Choice::Better).is_none());
+        assert!(Compensator::fit(&rows, Choice::None).is_none());
     }
 
     #[test]

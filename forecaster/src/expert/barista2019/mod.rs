@@ -47,6 +47,7 @@ impl Barista2019 {
             ExpertKind::Barista2019 => Choice::Better,
             ExpertKind::Barista2019Ridge => Choice::Ridge,
             ExpertKind::Barista2019Trees => Choice::Trees,
+            ExpertKind::Barista2019Trend => Choice::None,
             _ => return None,
         };
         Some(Barista2019 { choice, decomposition: None, compensator: None, past: Past::default() })

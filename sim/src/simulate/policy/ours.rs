@@ -9,9 +9,13 @@ use super::{Command, Host, Policy, Seen};
 use crate::simulate::scenario::QueueKind;
 use crate::simulate::workload::Feed;
 use planner::budget::{Budget, Objective};
+use planner::demand::NOWCAST_WINDOW_MS;
 use planner::model::*;
 use schemas::allocation::{InstanceAllocation, NodeAction};
 use std::collections::BTreeMap;
+
+/// Interval of `workload.observed` in production, seconds.
+const INTERVAL_S: i64 = 10;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -68,15 +72,15 @@ impl Ours {
             let forecasts = world.services[s].workload.forecasts.get(&self.feed);
             let interval_ms = forecasts.and_then(|f| f.by_interval.first()).map_or(60_000, |f| f.interval_ms);
             let index = seen.second * 1000 / interval_ms.max(1) as usize;
-            let (rate_rps, seconds) = seen.services[s].rate(20);
-            let observed = (seconds > 0).then(|| ObservedRate {
-                start_ms: seen.now_ms - seconds as i64 * 1000,
-                window_ms: seconds as i64 * 1000,
-                rate_rps,
-            });
+            let observed = |seconds: i64| {
+                let (rate_rps, seconds) = seen.services[s].rate(seconds as usize);
+                let window_ms = seconds as i64 * 1000;
+                (seconds > 0).then(|| ObservedRate { start_ms: seen.now_ms - window_ms, window_ms, rate_rps })
+            };
             let load = ServiceLoad {
                 forecast: forecasts.and_then(|f| f.by_interval.get(index)).cloned(),
-                observed,
+                observed: observed(NOWCAST_WINDOW_MS / 1000),
+                newest: observed(INTERVAL_S),
                 backlog: seen.services[s].queued as u64,
                 dispersion: None,
                 allowance: self.budgets.get(s).map_or(0.0, |b| b.0.allowance()),

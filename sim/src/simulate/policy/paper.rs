@@ -1,13 +1,16 @@
 //! Barista 2019 and the policies that know the peak.
 //!
 //! **`barista2019`** is a reconstruction (FACTS §The paper; its full text was not read). Algorithm 1: the cheapest flavor
-//! by `price / floor(SLO / p95)`. Algorithm 2: every minute, `need = ceil(y'(t + t_setup) · factor / capacity)` back-ends,
-//! where a back-end works off `floor(SLO / p95)` requests a worker in one SLO, and `y'` is the forecast of a daily and
-//! weekly profile with autoregressive errors; leases that are valid then count, first renew, then start. Vertical: where
-//! the paper takes cores from batch jobs, a node here has no more cores than it rents, so the reactive step adds a node
-//! at once when the newest p95 latency is beyond the SLO, and takes one back when it stays below half of it for a
-//! minute. `without` switches parts off for the ablation: `forecast` (the last value instead), `vertical`,
-//! `algorithm1` (the cheapest by throughput, as our planner would choose).
+//! by `price / floor(SLO / p95)`, p95 being that of the distribution that fits the profile best where the profile has one.
+//! Algorithm 2: every 10 s, `need = ceil(y'(t + t_setup) · factor / capacity)` back-ends, where a back-end works off
+//! `floor(SLO / p95)` requests a worker in one SLO, and `y'` is the forecast of `forecaster`'s expert `barista2019` (trend,
+//! seasonality and compensator); leases that are valid then count, first renew, then start. Vertical: the paper takes
+//! cores from batch jobs on the same machine. A node here serves with all cores that it rents, so there is nothing to
+//! take; the reactive step adds a node at once when the newest p95 latency is beyond the SLO, and takes one back when it
+//! stays below half of it for a minute (additive steps every 10 s, as Faro's authors modelled Barista, FACTS §The paper).
+//! `Without` switches parts off for the ablation: `forecast` (the last value instead), `compensator`, `vertical`,
+//! `algorithm1` (the cheapest by throughput, as our planner would choose). Surplus leases by the hour serve until they
+//! lapse, where the paper offers them to batch jobs: nobody pays for those here.
 //!
 //! **`static-peak`** holds the fleet that our margin asks for at the highest rate of a minute, for the whole time.
 
@@ -24,6 +27,8 @@ pub enum Without {
     Nothing,
     /// The forecast.
     Forecast,
+    /// The compensator of the forecast.
+    Compensator,
     /// Vertical scaling.
     Vertical,
     /// The choice of flavor and batch.
@@ -53,6 +58,7 @@ impl Policy for Barista2019 {
         match self.without {
             Without::Nothing => format!("barista2019{factor}"),
             Without::Forecast => format!("barista2019{factor}-no-forecast"),
+            Without::Compensator => format!("barista2019{factor}-no-compensator"),
             Without::Vertical => format!("barista2019{factor}-no-vertical"),
             Without::Algorithm1 => format!("barista2019{factor}-no-algorithm1"),
         }
@@ -65,7 +71,11 @@ impl Policy for Barista2019 {
     fn decide(&mut self, seen: &Seen<'_>) -> Vec<Command> {
         self.states.resize(seen.services.len(), (None, 0, None));
         let rule = if self.without == Without::Algorithm1 { CapacityRule::Margin } else { CapacityRule::Paper };
-        let feed = if self.without == Without::Forecast { Feed::LastValue } else { Feed::Barista2019 };
+        let feed = match self.without {
+            Without::Forecast => Feed::LastValue,
+            Without::Compensator => Feed::Barista2019Trend,
+            _ => Feed::Barista2019,
+        };
         let mut commands = Vec::new();
         for service in 0..seen.services.len() {
             let (unit, added, calm_since) = &mut self.states[service];
