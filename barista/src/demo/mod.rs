@@ -7,6 +7,7 @@
 pub mod accounts;
 mod load;
 mod observer;
+mod reactive;
 mod report;
 mod settings;
 

@@ -5,15 +5,18 @@ use crate::dashboard::CostFigures;
 use runtime::{Context, Record, SourceEvent, SourceSpec, Start};
 use schemas::allocation::{CostSoFar, FleetPlan, NodeAction};
 use schemas::status::{ExecutorStatus, InstanceState};
+use schemas::workload::WorkloadObserved;
 use schemas::{EpochMs, Message, topics};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Scaling events kept for the report; counts go on when it is full.
 const EVENTS: usize = 1_000;
+/// Intervals of load kept for a service: more than a day of the demo's.
+const OBSERVED: usize = 20_000;
 /// Requests must all have a record, and none must come, for this long.
 const QUIET: Duration = Duration::from_millis(1_000);
 
@@ -37,6 +40,8 @@ pub(super) struct Observations {
     /// Services that an instance has reported ready.
     pub(super) serving: BTreeSet<String>,
     pub(super) last_request_ms: EpochMs,
+    /// JSON lines of `workload.observed` by service, without the simulated history.
+    pub(super) observed: BTreeMap<String, Vec<String>>,
 }
 
 pub(super) type Shared = Arc<Mutex<Observations>>;
@@ -82,7 +87,7 @@ pub(super) fn cost(shared: &Shared, now_ms: EpochMs) -> Option<CostFigures> {
         usd,
         usd_static_peak,
         usd_reactive: None,
-        note: "reactive: the recorded arrivals are not simulated yet".to_owned(),
+        note: "reactive: simulated at the end of the demo, see its report".to_owned(),
     })
 }
 
@@ -119,6 +124,7 @@ pub(super) async fn run(
         topics::TELEMETRY_REJECTED,
         topics::TRANSIT_AGGREGATES,
         topics::WORKLOAD_FORECAST,
+        topics::WORKLOAD_OBSERVED,
         topics::ALLOCATION_CONTROL,
         topics::EXECUTOR_STATUS,
         topics::PREDICTION_REJECTED,
@@ -147,6 +153,7 @@ impl Observations {
             topics::TELEMETRY_REJECTED => self.telemetry_rejected += 1,
             topics::TRANSIT_AGGREGATES => self.windows += 1,
             topics::WORKLOAD_FORECAST => self.forecasts += 1,
+            topics::WORKLOAD_OBSERVED => self.workload(record),
             topics::ALLOCATION_CONTROL => self.control(record),
             topics::EXECUTOR_STATUS => self.status(record),
             topics::PREDICTION_REJECTED => {
@@ -165,6 +172,15 @@ impl Observations {
             self.last_request_ms = now_ms;
         } else if topic.starts_with(topics::PREDICTION_RESULTS) {
             self.accounts.settle(&id, record.timestamp_ms, Settlement::Answered);
+        }
+    }
+
+    fn workload(&mut self, record: &Record) {
+        let Some(Ok(sample)) = record.value.as_deref().map(WorkloadObserved::decode) else { return };
+        let Ok(line) = serde_json::to_string(&sample) else { return };
+        let lines = self.observed.entry(sample.service).or_default();
+        if !sample.simulated && lines.len() < OBSERVED {
+            lines.push(line);
         }
     }
 

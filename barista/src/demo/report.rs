@@ -1,8 +1,8 @@
 //! The JSON summary of a demo, and its progress lines.
 
-use super::Demo;
 use super::observer::{Shared, Tally, lock};
 use super::settings::Prepared;
+use super::{Demo, reactive};
 use serde_json::{Value, json};
 
 /// The summary. Every figure is counted from records, but `telemetry.published` (the city's acknowledged messages) and
@@ -18,6 +18,7 @@ pub(super) fn build(
     let seen = lock(shared);
     let totals = seen.accounts.totals();
     let cost = seen.cost;
+    let reactive = reactive::usd(&seen.observed, prepared);
     json!({
         "seconds": seconds,
         "speed": demo.speed,
@@ -44,8 +45,8 @@ pub(super) fn build(
         "cost": {
             "usd": cost.map(|c| c.usd),
             "usd_static_peak": cost.map(|c| c.usd_static_peak),
-            "usd_reactive": Value::Null,
-            "usd_reactive_note": "null: the recorded arrivals are not simulated yet (`barista simulate` runs scenarios only)",
+            "usd_reactive": reactive.as_ref().ok(),
+            "usd_reactive_note": reactive.as_ref().map_or_else(|why| format!("null: {why}"), |_| reactive::note()),
         },
     })
 }

@@ -265,9 +265,7 @@ impl Expert {
             ExpertKind::Barista2019
             | ExpertKind::Barista2019Ridge
             | ExpertKind::Barista2019Trees
-            | ExpertKind::Barista2019Trend => {
-                self.barista2019.as_ref().and_then(|method| method.predict(origin))
-            }
+            | ExpertKind::Barista2019Trend => self.barista2019.as_ref().and_then(|method| method.predict(origin)),
         };
         let forecast = forecast.filter(|_| !self.is_learning(origin));
         forecast.filter(|value| value.is_finite()).map(|value| value.clamp(0.0, origin.history.cap()))
@@ -302,7 +300,7 @@ impl Expert {
     }
 
     /// Learns anew from the recorded past, for forecasts `steps` ahead.
-    pub(crate) fn refit(&mut self, history: &History, calendar: &Calendar, steps: u32) {
+    pub(crate) fn refit(&mut self, history: &History, seasons: Seasons, calendar: &Calendar, steps: u32) {
         if let Some(method) = &mut self.barista2019 {
             method.refit(history, seasons, calendar, steps);
         }

@@ -44,7 +44,8 @@ async fn waves_are_followed_and_nothing_is_lost() {
         assert!(event["plan_id"].is_string(), "{event:#}");
     }
     assert!(report["cost"]["usd"].as_f64().unwrap() > 0.0);
-    assert!(report["cost"]["usd_reactive"].is_null());
+    assert!(report["cost"]["usd_reactive"].as_f64().is_some_and(|usd| usd > 0.0), "{:#}", report["cost"]);
+    assert!(report["cost"]["usd_reactive_note"].as_str().is_some_and(|note| note.starts_with("simulated")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
