@@ -348,9 +348,8 @@ impl Node {
             let _ = events.send(NodeEvent::Loaded { key, generation, outcome });
         };
         let Some(backend) = backends.get(&key.backend) else {
-            let detail =
-                format!("backend `{}` is not there, this node has {}", key.backend, backends.names().join(", "));
-            tell(key, Err(LoadError::NoBackend(detail)));
+            let why = backends.why_not(&key.backend);
+            tell(key, Err(LoadError::NoBackend(why)));
             return;
         };
         let floor = self.config.emulated_floor(&key.service);

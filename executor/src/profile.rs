@@ -8,6 +8,8 @@
 
 pub mod fit;
 
+use crate::backend::cuda::roofline::{self, Figures};
+use crate::backend::cuda::{self, Layout, Lowered};
 use crate::backend::{Backend, InferError, LoadError, LoadOptions, Model, Row, Signature};
 use crate::stats::quantile;
 use schemas::profile::{LatencyDistribution, Profile, ProfilePoint};
@@ -142,8 +144,35 @@ pub fn measure(
         load_ms,
         memory_mib,
         points,
+        estimated: false,
         distributions,
     })
+}
+
+/// The profile that a model would have on a device nobody has measured it on, by `backend::cuda::roofline`: marked as an
+/// estimate. One worker; the batch sizes are those a plan is made for (1, 2, 4, …) up to the largest asked for. Gives
+/// the lowered model too.
+pub fn estimate(path: &Path, device: &Figures, max_batch: u32) -> Result<(Profile, Lowered), Error> {
+    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let sha256 = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+    let started = Instant::now();
+    let lowered = cuda::lower_file(path, &LoadOptions { max_batch: max_batch.max(1) as usize }, Layout::default())?;
+    let load_ms = started.elapsed().as_secs_f64() * 1e3;
+    let constants: usize = lowered.constants.all().iter().map(|words| 4 * words.len()).sum();
+    let activations: u64 = lowered.plans.iter().map(|plan| plan.arena_bytes()).sum();
+    let profile = Profile {
+        model: path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned()),
+        sha256,
+        backend: "cuda".to_owned(),
+        host: format!("estimated for {} from its data sheet, never measured", device.name),
+        // What the device adds (its context, copying the weights) is not known.
+        load_ms,
+        memory_mib: (constants as u64 + activations) as f64 / f64::from(1 << 20),
+        points: lowered.plans.iter().map(|plan| roofline::point(plan, device)).collect(),
+        estimated: true,
+        distributions: Vec::new(),
+    };
+    Ok((profile, lowered))
 }
 
 /// A row of the model's shape; the values vary, so that no operator sees all zeros.

@@ -74,6 +74,7 @@ fn instance(seed: u64) -> PlanInputs {
             load_ms: 1_000.0,
             memory_mib: 100.0,
             points,
+            estimated: false,
             distributions: Vec::new(),
         },
     };

@@ -120,6 +120,7 @@ fn instance(seed: u64, services: usize, flavors: usize, steps: i64) -> PlanInput
             load_ms: 1_000.0,
             memory_mib: 100.0,
             points: [1, 2, 4, 8].map(point).to_vec(),
+            estimated: false,
             distributions: Vec::new(),
         };
         inputs.profiles.push(ServiceProfile { service: name.clone(), flavor: None, profile });

@@ -187,6 +187,9 @@ pub struct ServiceConfig {
     pub priority: i32,
     /// File that `barista profile` wrote.
     pub profile: Option<PathBuf>,
+    /// Further profiles, one a backend: with `backend = "auto"` each flavor gets the one that carries most for its price
+    /// under the objective.
+    pub profiles: Vec<PathBuf>,
 }
 
 impl Default for ServiceConfig {
@@ -202,6 +205,7 @@ impl Default for ServiceConfig {
             max: s.max,
             priority: s.priority,
             profile: None,
+            profiles: Vec::new(),
         }
     }
 }

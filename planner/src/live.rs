@@ -42,6 +42,7 @@ pub fn learn(profiles: &mut Vec<ServiceProfile>, flavor: &Flavor, update: &Profi
     }
     // They were measured on another machine.
     learned.profile.distributions.clear();
+    learned.profile.estimated = false;
     learned.profile.host = format!("measured under load on {}", flavor.name);
     learned.flavor = Some(flavor.name.clone());
     match own {

@@ -42,6 +42,7 @@ pub(crate) fn profile(service: &str, points: Vec<ProfilePoint>) -> ServiceProfil
             load_ms: 500.0,
             memory_mib: 50.0,
             points,
+            estimated: false,
             distributions: Vec::new(),
         },
     }

@@ -290,6 +290,26 @@ async fn a_node_that_is_at_its_ceiling_gets_another_plan_out_of_turn() {
 }
 
 #[tokio::test]
+async fn of_two_backends_auto_takes_the_one_that_costs_less() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::new().await;
+    let mut config = something_to_plan(folder.path(), PlanMode::Apply);
+    let faster = folder.path().join("ort.json");
+    let text = std::fs::read_to_string(folder.path().join("delay.json")).unwrap();
+    let text = text.replace("tract", "ort").replace("150.0", "300.0");
+    std::fs::write(&faster, text.replace("5.0", "2.5").replace("\"p95_ms\":10.0", "\"p95_ms\":5.0")).unwrap();
+    config.service[0].profiles = vec![faster.clone()];
+    let planner = world.start(config.clone());
+    let plan = world.plan_of(1).await;
+    assert_eq!(plan.nodes[0].instances[0].backend, "ort");
+    planner.token.cancel();
+    planner.task.await.unwrap().unwrap();
+    config.service[0].profiles.push(faster);
+    let refused = world.start(config).task.await.unwrap().unwrap_err().to_string();
+    assert!(refused.contains("a second profile of backend ort"), "{refused}");
+}
+
+#[tokio::test]
 async fn a_successor_keeps_the_nodes_of_the_plan_before() {
     let folder = tempfile::tempdir().unwrap();
     let world = World::new().await;

@@ -20,9 +20,17 @@ pub struct Profile {
     pub memory_mib: f64,
     /// One point for each combination of workers and batch.
     pub points: Vec<ProfilePoint>,
+    /// True where nothing was measured: the points are computed from a device's published figures, with the slow end of a
+    /// wide range as high quantiles. The first measurement under load takes their place.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub estimated: bool,
     /// How the times of each point are distributed; absent in profiles of older versions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub distributions: Vec<LatencyDistribution>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// One measured combination.

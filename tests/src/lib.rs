@@ -181,6 +181,11 @@ pub struct Process {
 impl Process {
     /// Starts `barista ARGS` with these settings (`kafka.brokers` style keys become environment variables).
     pub fn start(args: &[&str], settings: &[(&str, &str)], folder: &Path) -> Self {
+        Process::start_in(args, settings, &[], folder)
+    }
+
+    /// The same with further environment variables.
+    pub fn start_in(args: &[&str], settings: &[(&str, &str)], env: &[(&str, &str)], folder: &Path) -> Self {
         let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let log = folder.join(unique("log"));
         let stderr = std::fs::File::create(&log).expect("a log file");
@@ -190,6 +195,7 @@ impl Process {
         for (key, value) in settings {
             command.env(format!("BARISTA_{}", key.to_uppercase().replace('.', "__")), value);
         }
+        command.envs(env.iter().copied());
         let child = command.spawn().expect("barista starts");
         Process { child, admin, log }
     }

@@ -3,6 +3,7 @@
 use crate::failure::{Failure, Outcome};
 use crate::output;
 use anyhow::Context as _;
+use executor::backend::cuda;
 use executor::profile::{self, Options};
 use schemas::profile::{LatencyDistribution, Profile};
 use std::path::PathBuf;
@@ -18,6 +19,9 @@ pub struct Args {
     /// Shared library of ONNX Runtime, for `--backend ort` (a build with cargo feature `ort`).
     #[arg(long)]
     onnxruntime: Option<PathBuf>,
+    /// For `--backend cuda` on a machine without a device: estimate for this one from its data sheet.
+    #[arg(long, value_parser = ["T4", "L4", "A100", "H100"])]
+    device: Option<String>,
     /// Numbers of workers.
     #[arg(long, value_delimiter = ',', default_value = "1,2")]
     cores: Vec<u32>,
@@ -34,32 +38,63 @@ pub struct Args {
 
 /// Runs it.
 pub async fn run(args: Args) -> Outcome {
-    if args.backend == "cuda" {
-        return Err(Failure::Usage(
-            "--backend cuda: not offered yet, see docs/cuda.md for what is there; use tract".to_owned(),
-        ));
-    }
     if !args.model.is_file() {
         return Err(Failure::Usage(format!("{}: no such file", args.model.display())));
+    }
+    if let Some(device) = &args.device {
+        return estimate(&args, device);
     }
     let backends = executor::backend::Backends::available(args.onnxruntime.as_deref());
     let backend = backends.get(&args.backend).ok_or_else(|| {
         let hint = match args.backend.as_str() {
             "ort" => "; it needs a build with `--features ort` and `--onnxruntime libonnxruntime.so`",
+            "cuda" => "; `--device T4` (or L4, A100, H100) estimates from a data sheet",
             _ => "",
         };
-        Failure::Usage(format!("--backend {}: not here, this has {}{hint}", args.backend, backends.names().join(", ")))
+        Failure::Usage(format!("--backend {}: {}{hint}", args.backend, backends.why_not(&args.backend)))
     })?;
-    let (model, workers, batches) = (args.model.clone(), args.cores, args.batch);
+    if args.backend == "cuda" && !args.json {
+        let max_batch = args.batch.iter().max().copied().unwrap_or(1);
+        output::print(&plans(&args.model, max_batch)?)?;
+    }
+    let (model, workers, batches) = (args.model.clone(), args.cores.clone(), args.batch.clone());
     let measured = tokio::task::spawn_blocking(move || {
         measure(&model, backend.as_ref(), &Options { workers, batches, ..Options::default() })
     })
     .await??;
-    if let Some(out) = &args.out {
-        let text = serde_json::to_string_pretty(&measured)?;
-        std::fs::write(out, text + "\n").with_context(|| format!("cannot write {}", out.display()))?;
-    }
+    write(&args, &measured)?;
     if args.json { output::print_json(&measured) } else { output::print(&render(&measured)) }
+}
+
+/// What the model becomes on a device: one plan a batch size.
+fn plans(model: &std::path::Path, max_batch: u32) -> Outcome<String> {
+    let options = executor::backend::LoadOptions { max_batch: max_batch.max(1) as usize };
+    let lowered = cuda::lower_file(model, &options, cuda::Layout::default()).map_err(anyhow::Error::from)?;
+    Ok(lowered.plans.iter().map(|plan| format!("{plan}\n")).collect())
+}
+
+/// A profile that nobody measured, marked so.
+fn estimate(args: &Args, device: &str) -> Outcome {
+    if args.backend != "cuda" {
+        return Err(Failure::Usage(format!("--device {device}: only for --backend cuda")));
+    }
+    let figures = cuda::roofline::DEVICES.iter().find(|d| d.name == device);
+    let figures = figures.ok_or_else(|| Failure::Usage(format!("--device {device}: no figures of it")))?;
+    let max_batch = args.batch.iter().max().copied().unwrap_or(1);
+    let (profile, lowered) = profile::estimate(&args.model, figures, max_batch).map_err(anyhow::Error::from)?;
+    write(args, &profile)?;
+    if args.json {
+        return output::print_json(&profile);
+    }
+    let plans: String = lowered.plans.iter().map(|plan| format!("{plan}\n")).collect();
+    output::print(&(plans + &render(&profile)))
+}
+
+fn write(args: &Args, profile: &Profile) -> Outcome {
+    let Some(out) = &args.out else { return Ok(()) };
+    let text = serde_json::to_string_pretty(profile)?;
+    std::fs::write(out, text + "\n").with_context(|| format!("cannot write {}", out.display()))?;
+    Ok(())
 }
 
 /// Measures with a progress bar on a terminal's stderr.
@@ -79,8 +114,9 @@ pub fn measure(
 }
 
 fn render(profile: &Profile) -> String {
+    let estimated = if profile.estimated { "ESTIMATED, nothing was measured: " } else { "" };
     let head = format!(
-        "{} on {} ({})\nload {:.1} ms, memory {:.1} MiB, sha256 {}\n\n",
+        "{estimated}{} on {} ({})\nload {:.1} ms, memory {:.1} MiB, sha256 {}\n\n",
         profile.model, profile.host, profile.backend, profile.load_ms, profile.memory_mib, profile.sha256
     );
     let rows = profile

@@ -161,47 +161,83 @@ pub struct InferError(pub String);
 
 /// Backends of this process by name.
 #[derive(Clone, Default)]
-pub struct Backends(BTreeMap<&'static str, Arc<dyn Backend>>);
+pub struct Backends {
+    present: BTreeMap<&'static str, Arc<dyn Backend>>,
+    /// Why others are not here.
+    absent: BTreeMap<&'static str, String>,
+}
 
 impl Backends {
-    /// What this build and machine have: `tract`, and with cargo feature `ort` ONNX Runtime, if `onnxruntime` names a
-    /// library that can be loaded.
+    /// What this build and machine have: `tract`; `cuda` where there is a usable driver and device; and with cargo feature
+    /// `ort` ONNX Runtime, if `onnxruntime` names a library that can be loaded.
     pub fn available(onnxruntime: Option<&Path>) -> Self {
-        let backends = Backends::default().with(Arc::new(tract::TractBackend));
-        #[cfg(feature = "ort")]
-        if let Some(library) = onnxruntime {
-            return match ort::OrtBackend::open(library) {
-                Ok(backend) => backends.with(Arc::new(backend)),
-                Err(error) => {
-                    tracing::warn!(%error, "this node goes on without ONNX Runtime");
-                    backends
-                }
-            };
+        let backends = Backends::default().with(Arc::new(tract::TractBackend)).with_ort(onnxruntime);
+        match cuda::probe() {
+            cuda::Probe::On(device) => {
+                tracing::info!(%device, "CUDA backend: on");
+                backends.with(Arc::new(cuda::CudaBackend::default()))
+            }
+            cuda::Probe::Off(reason) => {
+                tracing::info!("CUDA backend: off, because {reason}");
+                backends.without("cuda", format!("it is off, because {reason}"))
+            }
         }
-        #[cfg(not(feature = "ort"))]
+    }
+
+    #[cfg(feature = "ort")]
+    fn with_ort(self, onnxruntime: Option<&Path>) -> Self {
+        let Some(library) = onnxruntime else {
+            return self.without("ort", "executor.onnxruntime names no library".to_owned());
+        };
+        match ort::OrtBackend::open(library) {
+            Ok(backend) => self.with(Arc::new(backend)),
+            Err(error) => {
+                tracing::warn!(%error, "this node goes on without ONNX Runtime");
+                self.without("ort", error.to_string())
+            }
+        }
+    }
+
+    #[cfg(not(feature = "ort"))]
+    fn with_ort(self, onnxruntime: Option<&Path>) -> Self {
         if onnxruntime.is_some() {
             tracing::warn!(
                 "executor.onnxruntime: this build is without cargo feature `ort`, the setting has no effect"
             );
         }
-        backends
+        self.without("ort", "this build is without cargo feature `ort`".to_owned())
+    }
+
+    fn without(mut self, name: &'static str, why: String) -> Self {
+        self.absent.insert(name, why);
+        self
     }
 
     /// Adds a backend; one of the same name is replaced.
     #[must_use]
     pub fn with(mut self, backend: Arc<dyn Backend>) -> Self {
-        self.0.insert(backend.name(), backend);
+        self.absent.remove(backend.name());
+        self.present.insert(backend.name(), backend);
         self
     }
 
     /// The backend of this name.
     pub fn get(&self, name: &str) -> Option<Arc<dyn Backend>> {
-        self.0.get(name).cloned()
+        self.present.get(name).cloned()
+    }
+
+    /// Why there is no backend of this name, one sentence for a person.
+    pub fn why_not(&self, name: &str) -> String {
+        let others = self.names().join(", ");
+        match self.absent.get(name) {
+            Some(why) => format!("backend `{name}` is not there: {why}; this node has {others}"),
+            None => format!("backend `{name}` is not there, this node has {others}"),
+        }
     }
 
     /// Names, for messages.
     pub fn names(&self) -> Vec<&'static str> {
-        self.0.keys().copied().collect()
+        self.present.keys().copied().collect()
     }
 }
 

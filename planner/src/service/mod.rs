@@ -24,6 +24,8 @@ use runtime::restore::{Restored, read_to_end};
 use runtime::{Context, PortError, Record, Source, SourceEvent, SourceSpec, Start};
 use schemas::profile::Profile;
 use schemas::topics::{ALLOCATION_CONTROL, EXECUTOR_STATUS, WORKLOAD_FORECAST, WORKLOAD_OBSERVED};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Interval, MissedTickBehavior};
@@ -69,22 +71,32 @@ pub async fn run_with(
     outcome
 }
 
-/// Reads the profile of each service that names one.
+/// Reads the profiles of each service that names some.
 pub fn load_profiles(services: &[ServiceConfig]) -> Result<Vec<ServiceProfile>, Error> {
     let mut profiles = Vec::new();
     for service in services {
-        let Some(path) = &service.profile else {
+        let paths: Vec<&PathBuf> = service.profile.iter().chain(&service.profiles).collect();
+        if paths.is_empty() {
             tracing::warn!(service = service.name, "no profile: the service gets no instances; run `barista profile`");
-            continue;
-        };
-        let error = |why: String| Error::Profile { service: service.name.clone(), path: path.clone(), why };
-        let text = std::fs::read_to_string(path).map_err(|e| error(e.to_string()))?;
-        let profile: Profile = serde_json::from_str(&text).map_err(|e| error(e.to_string()))?;
-        let problems = profile.problems();
-        if !problems.is_empty() {
-            return Err(error(problems.join("; ")));
         }
-        profiles.push(ServiceProfile { service: service.name.clone(), flavor: None, profile });
+        let mut of_backend: BTreeMap<String, &PathBuf> = BTreeMap::new();
+        for path in paths {
+            let error = |why: String| Error::Profile { service: service.name.clone(), path: path.clone(), why };
+            let text = std::fs::read_to_string(path).map_err(|e| error(e.to_string()))?;
+            let profile: Profile = serde_json::from_str(&text).map_err(|e| error(e.to_string()))?;
+            let problems = profile.problems();
+            if !problems.is_empty() {
+                return Err(error(problems.join("; ")));
+            }
+            if let Some(other) = of_backend.insert(profile.backend.clone(), path) {
+                return Err(error(format!(
+                    "a second profile of backend {}, as is {}; name one a backend",
+                    profile.backend,
+                    other.display()
+                )));
+            }
+            profiles.push(ServiceProfile { service: service.name.clone(), flavor: None, profile });
+        }
     }
     Ok(profiles)
 }

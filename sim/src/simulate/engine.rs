@@ -564,6 +564,7 @@ mod tests {
             load_ms: 1.0,
             memory_mib: 1.0,
             points: vec![point(1, 10.0), point(4, 25.0)],
+            estimated: false,
             distributions: Vec::new(),
         };
         let timing = Timing::new(&profile, 2, 4, 2.0, &mut Random::new(1, "t"));

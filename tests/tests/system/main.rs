@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod cli;
+mod cuda;
 mod delivery;
 mod demo;
 mod deploy;
