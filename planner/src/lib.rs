@@ -15,6 +15,7 @@
 pub mod budget;
 pub mod config;
 pub mod cost;
+mod compose;
 mod cover;
 pub mod demand;
 mod error;
