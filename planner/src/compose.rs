@@ -105,7 +105,8 @@ fn recompose_one(packing: &mut Packing<'_>, service: usize, pending: &BTreeSet<u
     let overlap_ms = flavors.iter().map(|&f| problem.setup_ms(service, f)).max()? + settings.period_ms;
     let hours = |ms: i64| ms as f64 / HOUR_MS as f64;
     // Old and new ones exist together for a while.
-    let allowed = flavors.iter().all(|&f| ordered[f] <= quota.by_flavor[f]) && ordered.iter().sum::<u32>() <= quota.total;
+    let allowed =
+        flavors.iter().all(|&f| ordered[f] <= quota.by_flavor[f]) && ordered.iter().sum::<u32>() <= quota.total;
     if !allowed
         || saved_usd < usd(packing, &given_up) * settings.swap_gain
         || saved_usd * hours(settings.payback_ms) < new_usd * hours(overlap_ms)

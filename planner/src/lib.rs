@@ -13,9 +13,9 @@
 //! Left out: forecasting (crate `forecaster`), scaling inside a node (crate `executor`).
 
 pub mod budget;
+mod compose;
 pub mod config;
 pub mod cost;
-mod compose;
 mod cover;
 pub mod demand;
 mod error;

@@ -23,7 +23,8 @@ pub(crate) fn shrink(packing: &mut Packing<'_>, next: &mut u64) {
         if released {
             continue;
         }
-        if !exchange_pass(packing, &pending, next) && !(elastic && recompose(packing, &pending, next)) {
+        let changed = exchange_pass(packing, &pending, next) || (elastic && recompose(packing, &pending, next));
+        if !changed {
             return;
         }
     }

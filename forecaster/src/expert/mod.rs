@@ -277,9 +277,7 @@ impl Expert {
             ExpertKind::Barista2019
             | ExpertKind::Barista2019Ridge
             | ExpertKind::Barista2019Trees
-            | ExpertKind::Barista2019Trend => {
-                self.barista2019.as_ref().and_then(|method| method.predict(origin))
-            }
+            | ExpertKind::Barista2019Trend => self.barista2019.as_ref().and_then(|method| method.predict(origin)),
         };
         let forecast = forecast.filter(|_| !self.is_learning(origin));
         forecast.filter(|value| value.is_finite()).map(|value| value.clamp(0.0, origin.history.cap()))
