@@ -19,7 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Part of the objective's allowance that is meant to be spent; the rest is reserve.
-const AIM: f64 = 0.85;
+const AIM: f64 = 0.90;
 /// Accounts hold the income of so many minutes.
 const DEPTH_MINUTES: f64 = 1440.0;
 /// Share of the depth at which the allowance is full. A smaller one spends what a day saved on the first occasion, and a

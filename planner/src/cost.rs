@@ -281,7 +281,7 @@ impl Rater<'_> {
 
 /// The share of requests that may wait too long: the configured one, and towards [`CAUTIOUS_EPSILON`], by equal factors,
 /// as the error budget is overdrawn.
-fn epsilon(allowance: f64, settings: &Settings) -> f64 {
+pub(crate) fn epsilon(allowance: f64, settings: &Settings) -> f64 {
     let cautious = CAUTIOUS_EPSILON.min(settings.epsilon) / settings.epsilon;
     settings.epsilon * cautious.powf((-allowance).clamp(0.0, 1.0))
 }

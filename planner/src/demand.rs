@@ -7,6 +7,8 @@
 //!   ([`GUARD_SIGMAS`] standard deviations of a count over the window), the near path is lifted to the observed rate and
 //!   what it takes to work off, within a period, what waits longer than the SLO allows; the newest interval alone counts
 //!   where it is as far above the window, since a jump shows there first;
+//! - below that, an observed rate above the forecast of this moment lifts the path by its **news**: the part of the
+//!   difference that is the forecast's error rather than the chance of counting;
 //! - the **error budget** (`budget`): load may go beyond what nodes carry by the part of a small node that the misses
 //!   saved so far pay for, and an overdrawn one asks for a higher quantile, up to [`CAUTIOUS`];
 //! - **hysteresis**: a demand that is only a little lower (`hysteresis`), or lower since a short time (`hold`), does
@@ -33,6 +35,9 @@ const GUARD_SIGMAS: f64 = 3.0;
 /// Level of the forecast quantile where the error budget is far overdrawn. The configured one is right where the forecast
 /// errs by less than a node, so that whole nodes are margin enough; how much it errs on a load is what misses tell.
 const CAUTIOUS: f64 = 0.95;
+
+/// The standard normal distribution's quantile at 0.9.
+const Z_90: f64 = 1.2816;
 
 /// Where a demand comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +98,8 @@ pub fn demand(
     let sigma_rps = observed.map_or(0.0, |o| sigma(o, dispersion));
     let (raw_rps, source) = match (&forecast, observed) {
         (Some(f), Some(_)) if near_rps - GUARD_SIGMAS * sigma_rps > f.rps => (near_rps, Source::Guard),
-        (Some(f), _) => (f.rps, Source::Forecast),
+        (Some(f), Some(o)) => (f.rps + news(load.forecast.as_ref(), o, dispersion, now_ms), Source::Forecast),
+        (Some(f), None) => (f.rps, Source::Forecast),
         // Two standard deviations stand in for the quantile that no forecast gives.
         (None, Some(_)) => (near_rps + 2.0 * sigma_rps, Source::ObservedOnly),
         (None, None) if previous.is_some() => (previous.map_or(0.0, |p| p.demand_rps), Source::Held),
@@ -140,6 +146,20 @@ fn peak(forecast: &WorkloadForecast, quantile: f64, from_ms: EpochMs, to_ms: Epo
     let last = forecast.steps.last()?;
     let end_ms = last.start_ms + forecast.interval_ms as i64;
     (rps.is_finite() && end_ms > from_ms).then_some(Peak { rps: rps.max(0.0), short: end_ms < to_ms })
+}
+
+/// What the observed rate says beyond the forecast of this moment, where it is higher: the two are weighed by their
+/// variances, as in a Kalman filter, since an error of the forecast lasts longer than one of a count. The forecast's
+/// variance is read from its upper quantiles, less the chance of the counts that it forecasts.
+fn news(forecast: Option<&WorkloadForecast>, observed: &ObservedRate, dispersion: f64, now_ms: EpochMs) -> f64 {
+    let rate = |level| forecast?.max_quantile_rps(level, now_ms, now_ms + 1);
+    let (Some(middle), Some(high)) = (rate(0.5), rate(0.9)) else { return 0.0 };
+    let interval_s = forecast.map_or(1.0, |f| f.interval_ms.max(1) as f64 / 1000.0);
+    let of_counts = dispersion * middle.max(0.0) / interval_s;
+    let of_forecast = (((high - middle) / Z_90).powi(2) - of_counts).max(0.0);
+    let of_observed = sigma(observed, dispersion).powi(2);
+    let above = (observed.rate_rps - middle).max(0.0);
+    if of_forecast + of_observed > 0.0 { above * of_forecast / (of_forecast + of_observed) } else { 0.0 }
 }
 
 /// Standard deviation of a mean rate over its window, for arrivals with this index of dispersion.

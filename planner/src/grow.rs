@@ -14,8 +14,8 @@ use crate::pack::{Node, Origin, Packing, TOLERANCE_RPS};
 /// Nodes that may still be ordered.
 #[derive(Debug, Clone)]
 pub(crate) struct Quota {
-    by_flavor: Vec<u32>,
-    total: u32,
+    pub(crate) by_flavor: Vec<u32>,
+    pub(crate) total: u32,
 }
 
 impl Quota {
@@ -74,7 +74,7 @@ impl Packing<'_> {
 
     /// Adds the nodes with which the service's demand is carried, or as many as help within the quota.
     pub(crate) fn add_nodes_for(&mut self, service: usize, next: &mut u64) {
-        if let Some(cover) = self.cheapest_cover(service) {
+        if let Some(cover) = self.cheapest_cover(service, &self.quota(), &|_| true) {
             for (flavor, count) in cover {
                 for _ in 0..count {
                     self.add(flavor, next);
@@ -86,9 +86,14 @@ impl Packing<'_> {
     }
 
     /// For every quality that the members of a set may have at least (its class), what is missing is an exact cover;
-    /// the cheapest of these is the cheapest set.
-    fn cheapest_cover(&self, service: usize) -> Option<Vec<(usize, u32)>> {
-        let quota = self.quota();
+    /// the cheapest of these is the cheapest set: how many nodes of which flavor, within the quota, beside the nodes that
+    /// are `present`.
+    pub(crate) fn cheapest_cover(
+        &self,
+        service: usize,
+        quota: &Quota,
+        present: &dyn Fn(usize) -> bool,
+    ) -> Option<Vec<(usize, u32)>> {
         let usable: Vec<usize> = (0..self.problem.flavors.len())
             .filter(|&f| quota.allows(f) && self.fresh_potential(service, f) > 0.0)
             .collect();
@@ -110,7 +115,7 @@ impl Packing<'_> {
         };
         // Best first, so that the nodes of at least a quality come before all others.
         let mut present: Vec<(f64, f64)> = (0..self.nodes.len())
-            .filter(|&i| self.room(service, i) > 0)
+            .filter(|&i| present(i) && self.room(service, i) > 0)
             .map(|i| (self.quality(service, i), self.contribution(service, i)))
             .filter(|p| p.0 > 0.0)
             .collect();

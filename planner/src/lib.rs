@@ -13,6 +13,7 @@
 //! Left out: forecasting (crate `forecaster`), scaling inside a node (crate `executor`).
 
 pub mod budget;
+mod compose;
 pub mod config;
 pub mod cost;
 mod cover;

@@ -134,7 +134,7 @@ mod tests {
         (600..660).for_each(|s| answer(&mut load, s, 0));
         assert!((load.at(660_000, 0).allowance - saved).abs() < 0.1);
         answer(&mut load, 660, 100);
-        assert_eq!(load.at(661_000, 0).allowance, 0.0);
+        assert!(load.at(661_000, 0).allowance < 0.0);
     }
 
     #[test]

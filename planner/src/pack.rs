@@ -117,7 +117,8 @@ impl Problem<'_> {
     fn waiting(&self, service: usize, allowed_s: f64) -> Waiting {
         let settings = &self.inputs.settings;
         let dispersion = self.services[service].load.dispersion.unwrap_or(settings.dispersion);
-        Waiting { allowed_s, epsilon: settings.epsilon, dispersion, sheds: settings.sheds }
+        let epsilon = crate::cost::epsilon(self.services[service].load.allowance, settings);
+        Waiting { allowed_s, epsilon, dispersion, sheds: settings.sheds }
     }
 
     /// Largest share of the service's arrivals that may fall to `weight` of all `total` members.

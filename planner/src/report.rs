@@ -58,7 +58,7 @@ pub(crate) fn report(packing: &Packing<'_>, next: u64) -> Plan {
 fn service_plan(packing: &Packing<'_>, s: usize) -> ServicePlan {
     let problem = packing.problem;
     let (service, demand) = (problem.services[s], &problem.demands[s]);
-    let quantile = problem.inputs.settings.quantile;
+    let level = quantile(problem.services[s].load.allowance, &problem.inputs.settings);
     let instances = packing.instances(s);
     let (capacity_rps, shortfall_rps) = (packing.carried(s), packing.shortfall(s));
     let chosen = chosen(packing, s).map(|f| problem.flavors[f].name.clone());
@@ -69,7 +69,7 @@ fn service_plan(packing: &Packing<'_>, s: usize) -> ServicePlan {
     ServicePlan {
         service: service.name.clone(),
         load: sample(packing, s),
-        quantile,
+        quantile: level,
         demand_rps: demand.rps,
         margin_rps,
         lead_ms: demand.lead_ms.max(0) as u64,

@@ -167,6 +167,36 @@ fn a_node_that_is_too_big_is_exchanged_make_before_break() {
 }
 
 #[test]
+fn several_small_nodes_are_merged_into_a_big_one_and_it_is_split_again() {
+    // Eight cores for the price of three: four small nodes were ordered as the load grew.
+    let big = flavor("big", 8, 0.3);
+    let mut inputs = world(vec![loaded("a", 100_000, 700.0)], vec![small(), big]);
+    inputs.settings.members = Members::Shared;
+    inputs.now_ms = 100_000;
+    let names = ["n1", "n2", "n3", "n4"];
+    inputs.fleet = names.iter().map(|n| node(n, &small(), &[("a", 2)])).collect();
+    let first = plan(&inputs);
+    let starts = |p: &Plan| p.changes.iter().filter(|c| c.action == NodeAction::Start).count();
+    assert_eq!((starts(&first), first.nodes.len()), (1, 5), "{:?}", actions(&first));
+    assert!(first.nodes.iter().all(|n| n.action != NodeAction::Stop), "{:?} {:?}", actions(&first), first.services);
+    // While it boots nothing more happens; when it serves, the four go.
+    let waiting = plan(&advance(&inputs, &first, 101_000, false));
+    assert!(waiting.changes.is_empty(), "{:?}", waiting.changes);
+    let merged_inputs = advance(&inputs, &first, 200_000, true);
+    let merged = plan(&merged_inputs);
+    assert_eq!(merged.nodes.iter().filter(|n| n.action == NodeAction::Stop).count(), 4, "{:?}", actions(&merged));
+    assert_eq!(merged.cost_usd_per_hour, 0.3);
+    // The load falls to what two small nodes carry: they are ordered for the big one.
+    let mut falling = advance(&merged_inputs, &merged, 600_000, true);
+    falling.services = vec![loaded("a", 600_000, 250.0)];
+    falling.previous.clear();
+    let split = plan(&falling);
+    assert_eq!(starts(&split), 2, "{:?}", actions(&split));
+    let done = plan(&advance(&falling, &split, 700_000, true));
+    assert_eq!(done.cost_usd_per_hour, 0.2, "{:?}", actions(&done));
+}
+
+#[test]
 fn a_lost_node_is_replaced() {
     let mut inputs = world(vec![loaded("a", 0, 20.0)], vec![small()]);
     inputs.fleet = vec![FleetNode { state: FleetState::Lost, ..node("n", &small(), &[("a", 1)]) }];

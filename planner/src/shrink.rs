@@ -2,12 +2,12 @@
 //!
 //! A node is given up when everything it hosts fits on the others. If those already serve it, at once; if not, the
 //! instances are first added there (the node is *pending*), and a later decision gives it up when they are ready.
-//! An exchange is the same with a new, cheaper node as the other side.
+//! An exchange is the same with a new, cheaper node as the other side; several for several are exchanged in `compose`.
 //!
 //! Invariants: demand stays carried by what exists and, at the moment of giving up, by what is ready; a node that
 //! is being set up is never given up; a pass over a finished placement changes nothing.
-//! Left out: mergers of several nodes into one bigger (`plan` of later versions: an exact programme over counts).
 
+use crate::compose::{recompose, surplus};
 use crate::lease::HOUR_MS;
 use crate::pack::{Assignment, Packing, TOLERANCE_RPS};
 use std::collections::BTreeSet;
@@ -17,12 +17,14 @@ const MOST_PASSES: usize = 64;
 
 /// Gives up what can be, and prepares what could be.
 pub(crate) fn shrink(packing: &mut Packing<'_>, next: &mut u64) {
+    let elastic = packing.problem.inputs.settings.elastic;
     for _ in 0..MOST_PASSES {
         let (released, pending) = release_pass(packing);
         if released {
             continue;
         }
-        if !exchange_pass(packing, &pending, next) {
+        let changed = exchange_pass(packing, &pending, next) || (elastic && recompose(packing, &pending, next));
+        if !changed {
             return;
         }
     }
@@ -56,7 +58,7 @@ fn release_pass(packing: &mut Packing<'_>) -> (bool, BTreeSet<usize>) {
         }
         let targets = hosting_of(packing, &before);
         take_back(packing, &before);
-        if let Some(before) = prepare(packing, index, &targets) {
+        if let Some(before) = prepare(packing, index, &targets, &pending) {
             changed |= before.iter().any(|(s, instances)| packing.instances(*s) != *instances);
             pending.insert(index);
         }
@@ -64,16 +66,19 @@ fn release_pass(packing: &mut Packing<'_>) -> (bool, BTreeSet<usize>) {
     (changed, pending)
 }
 
-/// What saves most comes first: nodes that are not paid for beyond now, then dear ones, then those that host little.
+/// What saves most comes first: nodes that are not paid for beyond now, then those outside the cheapest set, then dear
+/// ones, then those that host little.
 fn by_release_order(packing: &Packing<'_>) -> Vec<usize> {
     let mut order: Vec<usize> = (0..packing.nodes.len()).filter(|&i| packing.nodes[i].in_use()).collect();
     let price = |i: usize| packing.problem.usd_per_hour[packing.nodes[i].flavor];
+    let surplus = surplus(packing);
     order.sort_by(|&a, &b| {
         let (x, y) = (&packing.nodes[a], &packing.nodes[b]);
         let hosted = |n: &crate::pack::Node| n.hosts().values().sum::<u32>();
         y.is_new()
             .cmp(&x.is_new())
             .then(x.sunk.cmp(&y.sunk))
+            .then(surplus.contains(&b).cmp(&surplus.contains(&a)))
             .then(price(b).total_cmp(&price(a)))
             .then(hosted(x).cmp(&hosted(y)))
             .then(y.cmp_name(x))
@@ -138,12 +143,19 @@ fn served_now(packing: &Packing<'_>, service: usize) -> bool {
     !live.is_empty() && packing.carried_by(service, &live) >= packing.problem.demand_rps(service) - TOLERANCE_RPS
 }
 
-/// Lets the moved services run on their new nodes *and* still on the old one; if that cannot be, nothing changes.
-fn prepare(packing: &mut Packing<'_>, index: usize, targets: &[(usize, Vec<usize>)]) -> Option<Before> {
+/// Lets the moved services run on their new nodes *and* still on the old one, and on those that wait for their successors
+/// as well; if that cannot be, nothing changes.
+fn prepare(
+    packing: &mut Packing<'_>,
+    index: usize,
+    targets: &[(usize, Vec<usize>)],
+    pending: &BTreeSet<usize>,
+) -> Option<Before> {
     let before = before(packing, targets.iter().map(|(s, _)| *s));
     for (service, members) in targets {
         let mut members: BTreeSet<usize> = members.iter().copied().collect();
         members.insert(index);
+        members.extend(packing.hosting(*service).into_iter().filter(|i| pending.contains(i)));
         let members: Vec<usize> = members.into_iter().collect();
         let (_, most) = packing.limits(*service);
         let rate_rps = packing.problem.demand_rps(*service);
@@ -214,7 +226,7 @@ fn exchange(
     let found = without(packing, index, &tier).and_then(|moved| {
         let targets = hosting_of(packing, &moved);
         take_back(packing, &moved);
-        let old = prepare(packing, index, &targets)?;
+        let old = prepare(packing, index, &targets, pending)?;
         let both = before(packing, targets.iter().map(|(s, _)| *s));
         let used = packing.nodes[added].in_use();
         take_back(packing, &old);
