@@ -180,9 +180,13 @@ impl Guard {
         if known > 0.0 {
             // Before its first error it is thought to be as good as the last value.
             let expected = known / self.targets;
-            let own = log_density(1.0 + self.seasonal_targets, expected + self.seasonal_loss, seasonal);
-            let others = log_density(self.targets, known, last);
-            self.evidence = (self.evidence + self.temper * (own - others)).clamp(-MOST_EVIDENCE, MOST_EVIDENCE);
+            // In units of that, so that a scaled series gives the same.
+            let sum = 1.0 + self.seasonal_loss / expected;
+            let own = log_density(1.0 + self.seasonal_targets, sum, seasonal / expected);
+            let others = log_density(self.targets, self.targets, last / expected);
+            // Errors beside which the mean is nothing say nothing: both densities are 0.
+            let change = Some(self.temper * (own - others)).filter(|change| !change.is_nan()).unwrap_or(0.0);
+            self.evidence = (self.evidence + change).clamp(-MOST_EVIDENCE, MOST_EVIDENCE);
         }
         self.seasonal_targets += 1.0;
         self.seasonal_loss += seasonal;
