@@ -142,7 +142,8 @@ fn a_backtest_writes_a_page_and_says_what_is_wrong() {
     std::fs::write(folder.path().join("bad.csv"), "timestamp,value\n0,1\n60,2\n120,two\n").unwrap();
     let bad = folder.path().join("bad.csv");
     for (arguments, expected) in [
-        (vec![file, "--model", "arima"], "arima"),
+        (vec![file, "--model", "arima"], "there are: ensemble, last_value"),
+        (vec![file, "--model", "stack"], "no forecast of its own"),
         (vec![file, "--windows", "60"], "last horizon (12 steps)"),
         (vec![file, "--timezone", "Mars/Olympus"], "Mars/Olympus"),
         (vec![file, "--html", "/no/such/folder/page.html"], "/no/such/folder/page.html"),

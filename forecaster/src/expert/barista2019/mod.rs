@@ -21,6 +21,7 @@ use super::{ExpertKind, Origin};
 use crate::calendar::Calendar;
 use crate::history::{History, Seasons};
 use compensator::{Choice, Compensator, ERRORS, INPUTS, Inputs, Row};
+pub use decomposition::Component;
 use decomposition::Decomposition;
 use past::{Past, Sample, stride};
 use serde::{Deserialize, Serialize};
@@ -89,6 +90,18 @@ impl Barista2019 {
         }
         self.past.absorb(history, seasons);
     }
+}
+
+/// The decomposition alone: fitted to `samples` (start and value, ascending), at these instants. `None` if there are too
+/// few samples.
+pub(crate) fn decompose(
+    calendar: &Calendar,
+    samples: impl Iterator<Item = (i64, f64)>,
+    at: impl Iterator<Item = i64>,
+) -> Option<Vec<Component>> {
+    let samples: Vec<Sample> = samples.map(|(at_ms, value)| Sample { at_ms, value, weight: 1.0 }).collect();
+    let fitted = Decomposition::fit(calendar, &samples)?;
+    Some(at.map(|at_ms| fitted.component(calendar, at_ms)).collect())
 }
 
 /// What both are fitted to.
