@@ -68,7 +68,7 @@ def main():
     arguments = parser.parse_args()
     print("| series | interval | barista: step, µs | + refits | LightGBM: daily fit a step, µs | + forecast | × barista | "
           "Prophet: daily fit a step, µs | + forecast | × barista |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for path in arguments.series:
         series = Series(path)
         with tempfile.TemporaryDirectory() as folder:

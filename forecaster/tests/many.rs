@@ -69,8 +69,8 @@ fn three_thousand_series_live_side_by_side_in_bounded_memory() {
     // Many: in turns, as observations come.
     const SERIES: usize = 3000;
     const MINUTES: usize = 24;
-    let (mut models, _) = bytes_each(SERIES, |_| new());
     let before = resident();
+    let mut models: Vec<Model> = (0..SERIES).map(|_| new()).collect();
     let mut newest: Vec<Option<Forecast>> = vec![None; SERIES];
     for minute in 0..MINUTES {
         for series in 0..SERIES {
