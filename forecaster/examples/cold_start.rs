@@ -2,12 +2,13 @@
 //! the seasonal naive forecast (of the day; the last value before there is a day).
 //!
 //! ```text
-//! cargo run --release -p forecaster --example cold_start -- ../shared/data/load [--write FOLDER]
+//! cargo run --release -p forecaster --example cold_start -- ../shared/data/load [--seeds N] [--write FOLDER]
 //! ```
 //!
 //! Mean absolute error over the horizons 1, 2, 6 and 12 and all targets of the first two days: the same for all, so
 //! ratios of it are ratios of MASE. Recorded series first, then synthetic ones (`tests/support/synthetic.rs`), each
-//! with three seeds. With `--write` the synthetic series are written as CSV files instead.
+//! with three seeds. With `--seeds` the mean and the worst ratio of the synthetic ones from a minute up over so many other
+//! seeds. With `--write` the synthetic series are written as CSV files instead.
 
 #[path = "../tests/support/cold.rs"]
 mod cold;
@@ -21,6 +22,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 const SEEDS: [u64; 3] = [1, 2, 3];
+const FIRST_OTHER_SEED: u64 = 100;
 /// Days of a written series.
 const DAYS: usize = 56;
 
@@ -29,6 +31,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut output = std::io::stdout().lock();
     let mut files: Vec<PathBuf> = Vec::new();
     while let Some(word) = words.next() {
+        if word == "--seeds" {
+            return over_seeds(words.next().ok_or("--seeds needs a number")?.parse()?, &mut output);
+        }
         if word == "--write" {
             return write(Path::new(&words.next().ok_or("--write needs a folder")?));
         }
@@ -55,6 +60,18 @@ fn main() -> Result<(), Box<dyn Error>> {
             let values = kind.values(seed, 2 * kind.day_steps());
             row(&format!("{} {seed}", kind.name), kind.interval_ms, &values)?;
         }
+    }
+    Ok(())
+}
+
+fn over_seeds(seeds: u64, output: &mut impl std::io::Write) -> Result<(), Box<dyn Error>> {
+    writeln!(output, "| series | mean of ours / best | worst |\n|---|---|---|")?;
+    for kind in synthetic::KINDS.iter().filter(|kind| kind.interval_ms >= 60_000) {
+        let ratio = |seed| cold::first_days(kind.interval_ms, &kind.values(seed, 2 * kind.day_steps())).ratio();
+        let ratios: Vec<f64> = (FIRST_OTHER_SEED..FIRST_OTHER_SEED + seeds.max(1)).map(ratio).collect();
+        let mean = ratios.iter().sum::<f64>() / ratios.len() as f64;
+        let worst = ratios.iter().copied().fold(0.0, f64::max);
+        writeln!(output, "| {} | {mean:.3} | {worst:.3} |", kind.name)?;
     }
     Ok(())
 }

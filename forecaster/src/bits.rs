@@ -50,6 +50,40 @@ pub(crate) mod single {
     }
 }
 
+/// The same for arrays of `i16`: `#[serde(with = "crate::bits::short")]`.
+pub(crate) mod short {
+    use super::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(values: &[i16], serializer: S) -> Result<S::Ok, S::Error> {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        serializer.serialize_str(&super::encode(&bytes))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<i16>, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        let bytes = super::decode(&text).map_err(serde::de::Error::custom)?;
+        let (words, rest) = bytes.as_chunks::<2>();
+        if !rest.is_empty() {
+            return Err(serde::de::Error::custom(format!("{} bytes are no whole number of i16", bytes.len())));
+        }
+        Ok(words.iter().map(|word| i16::from_le_bytes(*word)).collect())
+    }
+}
+
+/// The same for arrays of `i8`: `#[serde(with = "crate::bits::tiny")]`.
+pub(crate) mod tiny {
+    use super::{Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(values: &[i8], serializer: S) -> Result<S::Ok, S::Error> {
+        let bytes: Vec<u8> = values.iter().map(|value| value.cast_unsigned()).collect();
+        super::bytes::serialize(&bytes, serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<i8>, D::Error> {
+        Ok(super::bytes::deserialize(deserializer)?.into_iter().map(u8::cast_signed).collect())
+    }
+}
+
 /// The same for byte arrays: `#[serde(with = "crate::bits::bytes")]`.
 pub(crate) mod bytes {
     use super::{Deserialize, Deserializer, Serializer};

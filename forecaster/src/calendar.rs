@@ -182,7 +182,8 @@ fn days_since_epoch(date: &str) -> Option<i64> {
 }
 
 fn slot(within_ms: u64, season_ms: u64, slots: usize) -> usize {
-    let index = u128::from(within_ms) * slots as u128 / u128::from(season_ms.max(1));
+    // A season is at most 400 days (`problems`), so the product is far from the largest.
+    let index = within_ms.saturating_mul(slots as u64) / season_ms.max(1);
     (index as usize).min(slots.saturating_sub(1))
 }
 

@@ -10,7 +10,8 @@
 //!
 //! Invariants: weights are positive and sum to 1; a mixture lies between the least and the largest forecast.
 
-use serde::{Deserialize, Serialize};
+use crate::work::count;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// What remains of a regret after one step: a memory of about 2,000 steps.
 const DISCOUNT: f64 = 0.9995;
@@ -20,31 +21,61 @@ const UNIFORM: f64 = 0.001;
 const MOST: f64 = 20.0;
 const TINY: f64 = 1e-8;
 
+/// What is known of one forecaster.
+#[derive(Debug, Clone, Copy)]
+struct Record {
+    /// Discounted sum of regrets with their second-order term: the less the better.
+    regret: f64,
+    /// Discounted sum of squared regrets.
+    square: f64,
+    /// Largest recent regret in size.
+    range: f64,
+    weight: f64,
+    /// Weight before anything is known; they sum to 1.
+    prior: f64,
+}
+
+/// Numbers of a [`Record`].
+const NUMBERS: usize = 5;
+
+impl Record {
+    fn rate(&self, log_n: f64) -> f64 {
+        (0.5 / self.range).min((log_n / self.square.max(TINY)).sqrt())
+    }
+}
+
 /// See the module's documentation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Combiner {
-    /// Discounted sums of regrets with their second-order term: the less the better.
-    #[serde(with = "crate::bits")]
-    regrets: Vec<f64>,
-    /// Discounted sums of squared regrets.
-    #[serde(with = "crate::bits")]
-    squares: Vec<f64>,
-    /// Largest recent regret in size.
-    #[serde(with = "crate::bits")]
-    ranges: Vec<f64>,
-    #[serde(with = "crate::bits")]
-    weights: Vec<f64>,
-    /// Weights before anything is known; they sum to 1.
-    #[serde(with = "crate::bits")]
-    prior: Vec<f64>,
+    #[serde(serialize_with = "write", deserialize_with = "read")]
+    records: Vec<Record>,
+}
+
+fn write<S: Serializer>(records: &[Record], serializer: S) -> Result<S::Ok, S::Error> {
+    let numbers: Vec<f64> = records.iter().flat_map(|r| [r.regret, r.square, r.range, r.weight, r.prior]).collect();
+    crate::bits::serialize(&numbers, serializer)
+}
+
+fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Record>, D::Error> {
+    let numbers = crate::bits::deserialize(deserializer)?;
+    let (records, rest) = numbers.as_chunks::<NUMBERS>();
+    if !rest.is_empty() {
+        return Err(serde::de::Error::custom(format!("{} numbers are no whole number of records", numbers.len())));
+    }
+    let record =
+        |&[regret, square, range, weight, prior]: &[f64; NUMBERS]| Record { regret, square, range, weight, prior };
+    Ok(records.iter().map(record).collect())
 }
 
 impl Combiner {
     /// Forecasters whose weights before anything is known are as `prior` (positive, at least one).
     pub(crate) fn new(prior: &[f64]) -> Self {
-        let (n, total) = (prior.len(), prior.iter().sum::<f64>());
-        let prior: Vec<f64> = prior.iter().map(|weight| weight / total).collect();
-        Combiner { regrets: vec![0.0; n], squares: vec![TINY; n], ranges: vec![TINY; n], weights: prior.clone(), prior }
+        let total = prior.iter().sum::<f64>();
+        let record = |weight: &f64| {
+            let prior = weight / total;
+            Record { regret: 0.0, square: TINY, range: TINY, weight: prior, prior }
+        };
+        Combiner { records: prior.iter().map(record).collect() }
     }
 
     /// `n` forecasters of equal weight, `n` at least 1.
@@ -54,28 +85,31 @@ impl Combiner {
 
     /// True if this state, read from outside, is one that `fresh` can have become.
     pub(crate) fn fits(&self, fresh: &Combiner) -> bool {
-        let n = fresh.prior.len();
-        let good =
-            |values: &[f64], least: f64| values.len() == n && values.iter().all(|v| v.is_finite() && *v >= least);
-        good(&self.squares, 0.0)
-            && good(&self.ranges, 0.0)
-            && good(&self.weights, 0.0)
-            && good(&self.regrets, f64::MIN)
-            && (self.weights.iter().sum::<f64>() - 1.0).abs() < 1e-6
-            && self.prior == fresh.prior
+        let good = |value: f64, least: f64| value.is_finite() && value >= least;
+        let sound = |record: &Record| {
+            good(record.square, 0.0)
+                && good(record.range, 0.0)
+                && good(record.weight, 0.0)
+                && good(record.regret, f64::MIN)
+        };
+        self.records.len() == fresh.records.len()
+            && self.records.iter().all(sound)
+            && (self.weights().sum::<f64>() - 1.0).abs() < 1e-6
+            && self.records.iter().zip(&fresh.records).all(|(a, b)| a.prior.to_bits() == b.prior.to_bits())
     }
 
-    pub(crate) fn weights(&self) -> &[f64] {
-        &self.weights
+    pub(crate) fn weights(&self) -> impl Iterator<Item = f64> + '_ {
+        self.records.iter().map(|record| record.weight)
     }
 
     /// The weighted mean of the forecasts that are not NaN; `None` if all abstain.
     pub(crate) fn mix(&self, forecasts: &[f64]) -> Option<f64> {
+        count(self.records.len());
         let (mut sum, mut total) = (0.0, 0.0);
         let (mut least, mut most) = (f64::INFINITY, f64::NEG_INFINITY);
-        for (weight, forecast) in self.weights.iter().zip(forecasts).filter(|(_, forecast)| !forecast.is_nan()) {
-            sum += weight * forecast;
-            total += weight;
+        for (record, forecast) in self.records.iter().zip(forecasts).filter(|(_, forecast)| !forecast.is_nan()) {
+            sum += record.weight * forecast;
+            total += record.weight;
             least = least.min(*forecast);
             most = most.max(*forecast);
         }
@@ -85,43 +119,52 @@ impl Combiner {
 
     /// Takes the linearised regret of each forecaster against the mixture, in units of the usual loss (positive is
     /// worse than the mixture); NaN where it abstained.
-    pub(crate) fn learn(&mut self, regrets: &[f64]) {
-        let n = self.weights.len();
-        let log_n = (n as f64).ln().max(f64::MIN_POSITIVE);
-        let mut best: Option<(usize, f64)> = None;
-        for (i, regret) in regrets.iter().enumerate().filter(|(_, regret)| !regret.is_nan()) {
+    pub(crate) fn learn(&mut self, regrets: impl Iterator<Item = f64> + Clone) {
+        count(3 * self.records.len());
+        let log_n = (self.records.len() as f64).ln().max(f64::MIN_POSITIVE);
+        // Of the best that is awake: its record, and its rate times its regret.
+        let mut best: Option<(Record, f64)> = None;
+        let mut all_awake = true;
+        for (record, regret) in self.records.iter_mut().zip(regrets.clone()) {
+            if regret.is_nan() {
+                all_awake = false;
+                continue;
+            }
             let r = regret.clamp(-MOST, MOST);
-            self.squares[i] = DISCOUNT * self.squares[i] + r * r;
-            self.ranges[i] = (DISCOUNT * self.ranges[i]).max(r.abs()).max(TINY);
-            self.regrets[i] = DISCOUNT * self.regrets[i] + r + self.rate(i, log_n) * r * r;
-            let total = self.rate(i, log_n) * self.regrets[i];
-            if best.is_none_or(|(_, least)| total < least) {
-                best = Some((i, total));
+            record.square = DISCOUNT * record.square + r * r;
+            record.range = (DISCOUNT * record.range).max(r.abs()).max(TINY);
+            let rate = record.rate(log_n);
+            record.regret = DISCOUNT * record.regret + r + rate * r * r;
+            // Until all are weighed anew this is the exponent.
+            record.weight = rate;
+            let total = rate * record.regret;
+            if best.as_ref().is_none_or(|(_, least)| total < *least) {
+                best = Some((*record, total));
             }
         }
         let Some((best, _)) = best else { return };
-        for i in (0..n).filter(|&i| regrets[i].is_nan()) {
-            (self.squares[i], self.ranges[i]) = (self.squares[best], self.ranges[best]);
-            self.regrets[i] = self.regrets[best].min(0.0);
+        if !all_awake {
+            for (record, _) in self.records.iter_mut().zip(regrets).filter(|(_, regret)| regret.is_nan()) {
+                (record.square, record.range) = (best.square, best.range);
+                record.regret = best.regret.min(0.0);
+                record.weight = best.weight;
+            }
         }
-        self.weigh(log_n);
+        self.weigh();
     }
 
-    fn rate(&self, i: usize, log_n: f64) -> f64 {
-        (0.5 / self.ranges[i]).min((log_n / self.squares[i].max(TINY)).sqrt())
-    }
-
-    fn weigh(&mut self, log_n: f64) {
-        let n = self.weights.len();
-        let least = (0..n).map(|i| self.rate(i, log_n) * self.regrets[i]).fold(f64::INFINITY, f64::min);
+    /// Weights from the rates that stand in their place.
+    fn weigh(&mut self) {
+        let n = self.records.len() as f64;
+        let least = self.records.iter().map(|record| record.weight * record.regret).fold(f64::INFINITY, f64::min);
         let mut total = 0.0;
-        for i in 0..n {
-            let rate = self.rate(i, log_n);
-            self.weights[i] = self.prior[i] * rate * (least - rate * self.regrets[i]).exp();
-            total += self.weights[i];
+        for record in &mut self.records {
+            let rate = record.weight;
+            record.weight = record.prior * rate * (least - rate * record.regret).exp();
+            total += record.weight;
         }
-        for weight in &mut self.weights {
-            *weight = (1.0 - UNIFORM) * *weight / total + UNIFORM / n as f64;
+        for record in &mut self.records {
+            record.weight = (1.0 - UNIFORM) * record.weight / total + UNIFORM / n;
         }
     }
 }
@@ -143,10 +186,13 @@ mod tests {
             let mixture = combiner.mix(&guesses).unwrap_or(0.0);
             loss += (mixture - target).abs();
             let gradient = if mixture > target { 1.0 } else { -1.0 };
-            let regrets: Vec<f64> = guesses.iter().map(|guess| gradient * (guess - mixture) / 4.0).collect();
-            combiner.learn(&regrets);
+            combiner.learn(guesses.iter().map(|guess| gradient * (guess - mixture) / 4.0));
         }
-        (loss / steps as f64, combiner.weights().to_vec())
+        (loss / steps as f64, combiner.weights().collect())
+    }
+
+    fn weights(combiner: &Combiner) -> Vec<f64> {
+        combiner.weights().collect()
     }
 
     #[test]
@@ -186,21 +232,21 @@ mod tests {
     #[test]
     fn a_prior_rules_until_there_is_evidence() {
         let mut combiner = Combiner::new(&[3.0, 1.0]);
-        assert_eq!(combiner.weights(), [0.75, 0.25]);
-        combiner.learn(&[0.1, -0.1]);
-        assert!((0.5..0.75).contains(&combiner.weights()[0]), "{:?}", combiner.weights());
+        assert_eq!(weights(&combiner), [0.75, 0.25]);
+        combiner.learn([0.1, -0.1].into_iter());
+        assert!((0.5..0.75).contains(&weights(&combiner)[0]), "{combiner:?}");
         for _ in 0..100 {
-            combiner.learn(&[0.1, -0.1]);
+            combiner.learn([0.1, -0.1].into_iter());
         }
-        assert!(combiner.weights()[1] > 0.95, "{:?}", combiner.weights());
+        assert!(weights(&combiner)[1] > 0.95, "{combiner:?}");
     }
 
     #[test]
     fn all_abstaining_is_no_forecast() {
         let mut combiner = Combiner::even(2);
         assert_eq!(combiner.mix(&[f64::NAN, f64::NAN]), None);
-        combiner.learn(&[f64::NAN, f64::NAN]);
-        assert_eq!(combiner.weights(), [0.5, 0.5]);
+        combiner.learn([f64::NAN, f64::NAN].into_iter());
+        assert_eq!(weights(&combiner), [0.5, 0.5]);
         assert_eq!(combiner.mix(&[f64::NAN, 3.0]), Some(3.0));
     }
 
@@ -209,9 +255,9 @@ mod tests {
         fn weights_stay_a_distribution(steps in prop::collection::vec(prop::collection::vec(prop_oneof![3 => -1e3_f64..1e3, 1 => Just(f64::NAN), 1 => Just(0.0)], 4), 1..200)) {
             let mut combiner = Combiner::even(4);
             for regrets in steps {
-                combiner.learn(&regrets);
+                combiner.learn(regrets.into_iter());
                 prop_assert!(combiner.fits(&Combiner::even(4)), "{:?}", combiner);
-                prop_assert!(combiner.weights().iter().all(|weight| *weight > 0.0));
+                prop_assert!(combiner.weights().all(|weight| weight > 0.0));
             }
         }
     }

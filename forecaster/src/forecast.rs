@@ -6,6 +6,7 @@
 use crate::expert::ExpertKind;
 use crate::horizon::Direct;
 use crate::peak::PeakForecast;
+use crate::work::count;
 use schemas::EpochMs;
 
 /// Forecast of one series from its newest interval. Values are in the series' unit.
@@ -58,6 +59,7 @@ pub(crate) fn interpolate(last_value: f64, direct: &[Direct], shape: impl Fn(u32
     // Before the first horizon: from the value just seen, which is certain.
     let now = Direct { steps: 0, mean: last_value, median: last_value, quantiles: vec![last_value; levels] };
     let mut steps = Vec::new();
+    count(direct.last().map_or(0, |last| last.steps as usize) * levels);
     for (left, right) in std::iter::once(&now).chain(direct).zip(direct) {
         let ends = shape(left.steps).zip(shape(right.steps));
         for step in left.steps + 1..right.steps {

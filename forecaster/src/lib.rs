@@ -32,6 +32,7 @@ mod ring;
 mod score;
 mod series;
 mod shift;
+mod work;
 
 pub mod backtest;
 pub mod config;

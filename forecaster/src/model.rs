@@ -17,7 +17,7 @@ use crate::expert::ExpertKind;
 use crate::expert::trees::Share;
 use crate::forecast::{self, Forecast, StepForecast};
 use crate::history::{History, Seasons};
-use crate::horizon::{Direct, Horizon, Now, Shape};
+use crate::horizon::{Direct, Horizon, Now, Shape, View};
 use crate::peak::{Outlook, Peaks};
 use crate::score::{RecentError, Score};
 use crate::series::{Amended, MAX_INSTANT_MS, Place};
@@ -328,7 +328,7 @@ struct Read {
 
 impl Model {
     /// Version of the serialised layout; it changes with any change of meaning.
-    pub const VERSION: u32 = 4;
+    pub const VERSION: u32 = 5;
 
     /// A model that has seen nothing.
     ///
@@ -432,7 +432,11 @@ impl Model {
         self.refresh();
         self.body.refit_due = self.next_refit();
         let now = Now { history: &self.body.history, seasons: self.seasons, calendar: &self.calendar };
-        self.body.newest = self.body.horizons.iter_mut().filter_map(|horizon| horizon.forecast(now)).collect();
+        let view = View::new(now);
+        self.body.newest.resize_with(self.body.horizons.len(), Direct::default);
+        for (horizon, direct) in self.body.horizons.iter_mut().zip(&mut self.body.newest) {
+            horizon.forecast(now, &view, direct);
+        }
         if !self.body.peaks.is_empty() {
             let steps = self.steps();
             let slot = self.calendar.day_slot(phase, self.body.peaks.slots());

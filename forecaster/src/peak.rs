@@ -17,6 +17,7 @@
 
 use crate::combine::Combiner;
 use crate::forecast::StepForecast;
+use crate::work::count;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
@@ -143,7 +144,7 @@ impl Tracker {
         let guesses = self.guesses(upper, &window.bases, &window.scales);
         let mixture = self.mix(&guesses);
         let gradient = if window.highest <= mixture { 1.0 - level } else { -level };
-        self.combiner.learn(&guesses.map(|guess| gradient * (guess - mixture) / unit));
+        self.combiner.learn(guesses.iter().map(|guess| gradient * (guess - mixture) / unit));
         // By what was said then, not by what today's factors would say: those have seen half of this window already.
         let below = window.highest <= issued;
         let step = OFFSET_SPEED * speed;
@@ -274,6 +275,7 @@ impl Peaks {
             while let Some(ended) = window.waiting.pop_front_if(|w| w.origin + i64::from(window.steps) < index) {
                 window.learn(&ended, &self.levels, self.day_steps);
             }
+            count(window.waiting.len());
             for waiting in &mut window.waiting {
                 waiting.highest = waiting.highest.max(value);
                 waiting.known += 1;
@@ -377,6 +379,7 @@ impl Window {
     }
 
     fn forecast(&mut self, outlook: Outlook<'_>, center: f64, upper: &[f64], floor: &mut [f64]) {
+        count(self.trackers.len() * GUESSES);
         let (bases, scales) = self.scales(center, outlook.level, outlook.slot);
         let mut below = 0.0_f64;
         self.newest.clear();

@@ -1,18 +1,55 @@
-//! A ring of `f64`: the newest `capacity` values, the oldest overwritten.
+//! A ring of numbers: the newest `capacity` values, the oldest overwritten.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A kind of number that a ring can keep.
+pub(crate) trait Kept: Copy + Into<f64> {
+    /// Rounded to this kind.
+    fn from_f64(value: f64) -> Self;
+    fn write<S: Serializer>(values: &[Self], serializer: S) -> Result<S::Ok, S::Error>;
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Self>, D::Error>;
+}
+
+impl Kept for f64 {
+    fn from_f64(value: f64) -> Self {
+        value
+    }
+
+    fn write<S: Serializer>(values: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
+        crate::bits::serialize(values, serializer)
+    }
+
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+        crate::bits::deserialize(deserializer)
+    }
+}
+
+impl Kept for f32 {
+    fn from_f64(value: f64) -> Self {
+        value as f32
+    }
+
+    fn write<S: Serializer>(values: &[f32], serializer: S) -> Result<S::Ok, S::Error> {
+        crate::bits::single::serialize(values, serializer)
+    }
+
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f32>, D::Error> {
+        crate::bits::single::deserialize(deserializer)
+    }
+}
 
 /// Values by age: `get(0)` is the newest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Ring {
+#[serde(bound = "K: Kept")]
+pub(crate) struct Ring<K: Kept> {
     capacity: usize,
     /// Where the next value goes once the ring is full.
     next: usize,
-    #[serde(with = "crate::bits")]
-    values: Vec<f64>,
+    #[serde(serialize_with = "K::write", deserialize_with = "K::read")]
+    values: Vec<K>,
 }
 
-impl Ring {
+impl<K: Kept> Ring<K> {
     /// An empty ring; `capacity` at least 1.
     pub(crate) fn new(capacity: usize) -> Self {
         Ring { capacity: capacity.max(1), next: 0, values: Vec::new() }
@@ -24,17 +61,17 @@ impl Ring {
             && self.values.len() <= capacity
             && self.next < capacity
             && (self.values.len() == capacity || self.next == 0)
-            && !self.values.iter().any(|value| value.is_infinite())
+            && !self.values.iter().any(|&value| value.into().is_infinite())
     }
 
     pub(crate) fn push(&mut self, value: f64) {
         if self.values.len() < self.capacity {
             // All at once: doubling would end at up to twice the capacity.
             self.values.reserve_exact(self.capacity - self.values.len());
-            self.values.push(value);
+            self.values.push(K::from_f64(value));
         } else {
-            self.values[self.next] = value;
-            self.next = (self.next + 1) % self.capacity;
+            self.values[self.next] = K::from_f64(value);
+            self.next = if self.next + 1 < self.capacity { self.next + 1 } else { 0 };
         }
     }
 
@@ -43,19 +80,21 @@ impl Ring {
     }
 
     pub(crate) fn get(&self, back: usize) -> Option<f64> {
-        self.position(back).map(|position| self.values[position])
+        self.position(back).map(|position| self.values[position].into())
     }
 
     /// Overwrites a value; nothing happens if there is none that old.
     pub(crate) fn set(&mut self, back: usize, value: f64) {
         if let Some(position) = self.position(back) {
-            self.values[position] = value;
+            self.values[position] = K::from_f64(value);
         }
     }
 
     fn position(&self, back: usize) -> Option<usize> {
         let len = self.values.len();
-        (back < len).then(|| (self.next + len - 1 - back) % len)
+        // `next` is below the capacity, and 0 until the ring is full: the sum is below twice the length.
+        let position = (self.next + len).checked_sub(1 + back)?;
+        (back < len).then_some(if position < len { position } else { position - len })
     }
 
     pub(crate) fn clear(&mut self) {
@@ -64,7 +103,7 @@ impl Ring {
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.capacity * size_of::<f64>()
+        self.capacity * size_of::<K>()
     }
 }
 
@@ -74,7 +113,7 @@ mod tests {
 
     #[test]
     fn keeps_the_newest() {
-        let mut ring = Ring::new(3);
+        let mut ring = Ring::<f64>::new(3);
         assert_eq!(ring.get(0), None);
         for (pushed, value) in [1.0, 2.0, 3.0, 4.0, 5.0].into_iter().enumerate() {
             ring.push(value);

@@ -5,18 +5,33 @@ mod cold;
 #[path = "support/synthetic.rs"]
 mod synthetic;
 
-/// Mean absolute error at most 1.05 times the best of last value, three EWMAs and the seasonal naive forecast. Not
-/// reached in two cases, which are held to what is: levels that jump by an order of magnitude (1.06 and 1.08 on two seeds), and
-/// a random walk by the hour, which is left out: whether its first day was a rhythm cannot be told before the second.
+/// Mean absolute error at most 1.05 times the best of last value, three EWMAs and the seasonal naive forecast. Two kinds
+/// are apart, see below.
 #[test]
 fn a_cold_start_is_no_worse_than_a_naive_forecast() {
-    for kind in synthetic::KINDS.iter().filter(|kind| !["walk_hourly", "drift_1s"].contains(&kind.name)) {
-        // Other seeds than the example's. The guard's prior was raised once after a seed of these failed.
-        for seed in 20..24 {
+    let apart = ["walk_hourly", "regimes_1min", "drift_1s"];
+    for kind in synthetic::KINDS.iter().filter(|kind| !apart.contains(&kind.name)) {
+        // Other seeds than the example's, and than those that the guard's constants were chosen on.
+        for seed in 20..28 {
             let errors = cold::first_days(kind.interval_ms, &kind.values(seed, 2 * kind.day_steps()));
-            let most = if kind.name == "regimes_1min" { 1.10 } else { 1.05 };
-            assert!(errors.ratio() <= most, "{} seed {seed}: {} against {:?}", kind.name, errors.ours, errors.naive);
+            assert!(errors.ratio() <= 1.05, "{} seed {seed}: {} against {:?}", kind.name, errors.ours, errors.naive);
         }
+    }
+}
+
+/// The best of five in hindsight is out of reach in two cases, which are held to what is. A random walk by the hour has
+/// 48 points: at the end of the first of them it looks like a rhythm that ends where it began, and a forecaster that
+/// loses no more than 5 % on a rhythm must trust the day before. Levels that jump by an order of magnitude: before
+/// the first jump the mixture is the best, and how badly it takes a jump is known only after that. The mean over seeds
+/// is held, and the worst.
+#[test]
+fn where_the_best_in_hindsight_is_out_of_reach_the_loss_is_small() {
+    for (name, most_of_mean, most) in [("walk_hourly", 1.08, 1.25), ("regimes_1min", 1.04, 1.08)] {
+        let kind = synthetic::KINDS.iter().find(|kind| kind.name == name).expect("it is there");
+        let ratio = |seed| cold::first_days(kind.interval_ms, &kind.values(seed, 2 * kind.day_steps())).ratio();
+        let ratios: Vec<f64> = (20..28).map(ratio).collect();
+        let mean = ratios.iter().sum::<f64>() / ratios.len() as f64;
+        assert!(mean <= most_of_mean && ratios.iter().all(|ratio| *ratio <= most), "{name}: {mean} of {ratios:?}");
     }
 }
 

@@ -23,7 +23,6 @@ use hour_ridge::HourRidge;
 use ridge::{Inputs, Link, Ridge};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use trees::{Share, Trees};
 
 /// Samples after which a short-memory ridge has forgotten two thirds.
 const SHORT_WINDOW: f64 = 1200.0;
@@ -161,14 +160,6 @@ impl ExpertKind {
         }
     }
 
-    fn trees_base(self) -> Option<trees::Base> {
-        match self {
-            ExpertKind::Trees => Some(trees::Base::Last),
-            ExpertKind::TreesTypical => Some(trees::Base::Typical),
-            _ => None,
-        }
-    }
-
     fn ridge(self) -> Option<Ridge> {
         let (link, window) = match self {
             ExpertKind::RidgeShort => (Link::Identity, SHORT_WINDOW),
@@ -213,6 +204,8 @@ pub(crate) struct Origin<'a> {
     /// Steps from the newest interval to the target.
     pub(crate) steps: u32,
     pub(crate) inputs: Inputs<'a>,
+    /// Forecasts of the horizon's trees from the last and from the typical value.
+    pub(crate) trees: [Option<f64>; 2],
 }
 
 /// One expert of one horizon.
@@ -220,20 +213,18 @@ pub(crate) struct Origin<'a> {
 pub(crate) struct Expert {
     kind: ExpertKind,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    ridge: Option<Ridge>,
+    ridge: Option<Box<Ridge>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    hours: Option<HourRidge>,
+    hours: Option<Box<HourRidge>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    trees: Option<Trees>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    barista2019: Option<Barista2019>,
+    barista2019: Option<Box<Barista2019>>,
 }
 
 impl Expert {
-    pub(crate) fn new(kind: ExpertKind, seasons: Seasons, share: Share) -> Self {
-        let hours = (kind == ExpertKind::RidgeHour).then(|| HourRidge::new(seasons.day_steps));
-        let trees = kind.trees_base().map(|base| Trees::new(base, share));
-        Expert { kind, ridge: kind.ridge(), hours, trees, barista2019: Barista2019::of(kind) }
+    pub(crate) fn new(kind: ExpertKind, seasons: Seasons) -> Self {
+        let hours = (kind == ExpertKind::RidgeHour).then(|| Box::new(HourRidge::new(seasons.day_steps)));
+        let (ridge, barista2019) = (kind.ridge().map(Box::new), Barista2019::of(kind).map(Box::new));
+        Expert { kind, ridge, hours, barista2019 }
     }
 
     pub(crate) fn kind(&self) -> ExpertKind {
@@ -242,10 +233,9 @@ impl Expert {
 
     pub(crate) fn fits(&self, fresh: &Expert) -> bool {
         self.kind == fresh.kind
-            && both(&self.ridge, &fresh.ridge, Ridge::fits)
-            && both(&self.hours, &fresh.hours, HourRidge::fits)
-            && both(&self.trees, &fresh.trees, Trees::fits)
-            && both(&self.barista2019, &fresh.barista2019, Barista2019::fits)
+            && both(&self.ridge, &fresh.ridge, |a, b| a.fits(b))
+            && both(&self.hours, &fresh.hours, |a, b| a.fits(b))
+            && both(&self.barista2019, &fresh.barista2019, |a, b| a.fits(b))
     }
 
     pub(crate) fn predict(&self, origin: &Origin<'_>) -> Option<f64> {
@@ -264,10 +254,8 @@ impl Expert {
             | ExpertKind::RidgeLogShort
             | ExpertKind::RidgeLogLong => self.ridge.as_ref().map(|ridge| ridge.predict(origin.inputs)),
             ExpertKind::RidgeHour => self.hours.as_ref().map(|hours| hours.predict(origin.inputs)),
-            ExpertKind::Trees | ExpertKind::TreesTypical => self
-                .trees
-                .as_ref()
-                .and_then(|trees| trees.predict(origin.history, origin.seasons, origin.calendar, origin.target)),
+            ExpertKind::Trees => origin.trees[0],
+            ExpertKind::TreesTypical => origin.trees[1],
             // They need the others' forecasts: the horizon asks them last.
             ExpertKind::Exogenous | ExpertKind::Stack => None,
             ExpertKind::Barista2019 | ExpertKind::Barista2019Ridge | ExpertKind::Barista2019Trees => {
@@ -303,29 +291,25 @@ impl Expert {
 
     /// True if there is something for [`Expert::refit`] to do.
     pub(crate) fn can_refit(&self) -> bool {
-        self.trees.is_some() || self.barista2019.is_some()
+        self.barista2019.is_some()
     }
 
     /// Learns anew from the recorded past, for forecasts `steps` ahead.
-    pub(crate) fn refit(&mut self, history: &History, seasons: Seasons, calendar: &Calendar, steps: u32) {
-        if let Some(trees) = &mut self.trees {
-            *trees = trees.fit(history, seasons, calendar, steps);
-        }
+    pub(crate) fn refit(&mut self, history: &History, calendar: &Calendar, steps: u32) {
         if let Some(method) = &mut self.barista2019 {
             method.refit(history, seasons, calendar, steps);
         }
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.trees.as_ref().map_or(0, Trees::memory_bytes)
-            + self.barista2019.as_ref().map_or(0, |_| Barista2019::memory_bytes())
-            + self.ridge.as_ref().map_or(0, Ridge::memory_bytes)
-            + self.hours.as_ref().map_or(0, HourRidge::memory_bytes)
+        self.barista2019.as_ref().map_or(0, |_| Barista2019::memory_bytes())
+            + self.ridge.as_ref().map_or(0, |ridge| ridge.memory_bytes())
+            + self.hours.as_ref().map_or(0, |hours| hours.memory_bytes())
     }
 }
 
 /// Both absent, or both there and `fits`.
-fn both<T>(read: &Option<T>, fresh: &Option<T>, fits: impl Fn(&T, &T) -> bool) -> bool {
+pub(crate) fn both<T>(read: &Option<T>, fresh: &Option<T>, fits: impl Fn(&T, &T) -> bool) -> bool {
     match (read, fresh) {
         (Some(read), Some(fresh)) => fits(read, fresh),
         (None, None) => true,

@@ -1,7 +1,7 @@
 //! Ridge regression learned one sample at a time.
 //!
 //! Purpose: the expert that learns. It keeps the information matrix `G = Σ λ^age w x xᵀ` and `r = Σ λ^age w x z`,
-//! adds one sample by a rank-one update, and every few steps solves `(G + ρI)(β − β₀) = r − Gβ₀`: with little data
+//! adds samples by rank-one updates, some at a time, and every few steps solves `(G + ρI)(β − β₀) = r − Gβ₀`: with little data
 //! the weights stay near the prior `β₀` that copies the newest, the day's and the week's value.
 //!
 //! Inputs and target are multiples of the series' level at the origin, through a [`Link`]; on the square-root
@@ -12,6 +12,7 @@
 
 use crate::calendar::FOURIER;
 use crate::features::{self, FEATURES, PRIOR, VALUES};
+use crate::work::count;
 use nalgebra::{Cholesky, DMatrix, DVector};
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +25,15 @@ pub(crate) const HUBER: f64 = 3.5;
 /// Weight of a new squared error in the running variance.
 pub(crate) const VARIANCE_RATE: f64 = 0.01;
 const FIRST_VARIANCE: f64 = 0.05;
-const PACKED: usize = FEATURES * (FEATURES + 1) / 2;
+/// Rows and columns of a tile of `G`.
+const TILE: usize = 4;
+/// Tiles along an edge of `G`.
+const TILES: usize = FEATURES / TILE;
+const _: () = assert!(FEATURES.is_multiple_of(TILE));
+/// Numbers in the tiles on and below the diagonal.
+pub(crate) const PACKED: usize = TILES * (TILES + 1) / 2 * TILE * TILE;
+/// Samples that `G` takes at once: it is the largest part of the state, and reading and writing it is most of the work.
+pub(crate) const BATCH: usize = 8;
 
 /// The scale on which a ridge is linear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +73,8 @@ impl Link {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Inputs<'a> {
     pub(crate) values: &'a [f64; VALUES],
+    /// Of the values.
+    pub(crate) logs: &'a [f64; VALUES],
     pub(crate) fourier: &'a [f64; FOURIER],
     pub(crate) level: f64,
     /// Hour of the target's day, below [`super::hour_ridge::HOURS`].
@@ -75,9 +86,15 @@ pub(crate) struct Inputs<'a> {
 pub(crate) struct Ridge {
     link: Link,
     forgetting: f64,
-    /// Lower triangle of `G`, row by row.
+    /// `G` without the newest samples: its tiles on and below the diagonal, row by row, each row by row.
     #[serde(with = "crate::bits::single")]
     gram: Vec<f32>,
+    /// The newest samples, fewer than [`BATCH`]: features, the oldest sample first.
+    #[serde(with = "crate::bits::single")]
+    batch: Vec<f32>,
+    /// What each of them counts, when it is the newest.
+    #[serde(with = "crate::bits::single")]
+    counts: Vec<f32>,
     #[serde(with = "crate::bits")]
     moments: Vec<f64>,
     #[serde(with = "crate::bits")]
@@ -97,6 +114,8 @@ impl Ridge {
             link,
             forgetting: 1.0 - 1.0 / window,
             gram: vec![0.0; PACKED],
+            batch: Vec::with_capacity(BATCH * FEATURES),
+            counts: Vec::with_capacity(BATCH),
             moments: vec![0.0; FEATURES],
             weights,
             variance: FIRST_VARIANCE,
@@ -108,7 +127,9 @@ impl Ridge {
         self.link == fresh.link
             && self.forgetting.to_bits() == fresh.forgetting.to_bits()
             && (self.gram.len(), self.moments.len(), self.weights.len()) == (PACKED, FEATURES, FEATURES)
-            && self.gram.iter().all(|value| value.is_finite())
+            && self.counts.len() < BATCH
+            && self.batch.len() == self.counts.len() * FEATURES
+            && self.gram.iter().chain(&self.batch).chain(&self.counts).all(|value| value.is_finite())
             && finite(&self.moments)
             && finite(&self.weights)
             && self.variance.is_finite()
@@ -130,30 +151,68 @@ impl Ridge {
         self.variance = (self.variance + VARIANCE_RATE * (surprise - self.variance)).max(1e-12);
 
         // Single precision halves the largest part of the state; the rounding stays far below the pull of `RHO`.
-        let narrow = x.map(|feature| feature as f32);
-        let forgetting = self.forgetting as f32;
-        let mut row_start = 0;
-        for (i, (&xi, moment)) in x.iter().zip(&mut self.moments).enumerate() {
-            let scaled = weight * xi;
-            *moment = self.forgetting * *moment + scaled * z;
-            let scaled = scaled as f32;
-            for (g, &xj) in self.gram[row_start..=row_start + i].iter_mut().zip(&narrow) {
-                *g = forgetting * *g + scaled * xj;
-            }
-            row_start += i + 1;
+        self.batch.extend(x.iter().map(|&feature| feature as f32));
+        self.counts.push(weight as f32);
+        let scaled = weight * z;
+        for (moment, xi) in self.moments.iter_mut().zip(&x) {
+            *moment = self.forgetting * *moment + scaled * xi;
         }
+        if self.counts.len() == BATCH {
+            self.take_batch();
+        }
+    }
+
+    /// Adds the newest samples to `G`.
+    fn take_batch(&mut self) {
+        let (rows, _) = self.batch.as_chunks::<FEATURES>();
+        count(rows.len() * PACKED);
+        let forgetting = self.forgetting as f32;
+        let mut scaled = [[0.0_f32; FEATURES]; BATCH];
+        let mut factor = 1.0;
+        for (row, (&count, scaled)) in rows.iter().zip(self.counts.iter().zip(&mut scaled)).rev() {
+            scaled.iter_mut().zip(row).for_each(|(scaled, x)| *scaled = factor * count * x);
+            factor *= forgetting;
+        }
+        let (tiles, _) = self.gram.as_chunks_mut::<{ TILE * TILE }>();
+        let mut tiles = tiles.iter_mut();
+        for down in 0..TILES {
+            for (along, tile) in tiles.by_ref().take(down + 1).enumerate() {
+                let mut sum = tile.map(|entry| factor * entry);
+                for (row, scaled) in rows.iter().zip(&scaled) {
+                    let (left, up) = (tile_of(scaled, down), tile_of(row, along));
+                    for (sum, left) in sum.as_chunks_mut::<TILE>().0.iter_mut().zip(left) {
+                        sum.iter_mut().zip(up).for_each(|(sum, up)| *sum += left * up);
+                    }
+                }
+                *tile = sum;
+            }
+        }
+        self.batch.clear();
+        self.counts.clear();
+    }
+
+    /// `G` with all samples, both triangles.
+    fn information(&self) -> DMatrix<f64> {
+        let mut g = DMatrix::<f64>::zeros(FEATURES, FEATURES);
+        let (tiles, _) = self.gram.as_chunks::<{ TILE * TILE }>();
+        let mut tiles = tiles.iter();
+        for down in 0..TILES {
+            for (along, tile) in tiles.by_ref().take(down + 1).enumerate() {
+                for (place, &entry) in tile.iter().enumerate() {
+                    let (i, j) = (TILE * down + place / TILE, TILE * along + place % TILE);
+                    g[(i, j)] = f64::from(entry);
+                    g[(j, i)] = f64::from(entry);
+                }
+            }
+        }
+        g
     }
 
     /// Brings the weights up to date with what was learned. Costs `FEATURES³ / 3` multiplications.
     pub(crate) fn solve(&mut self) {
-        let mut g = DMatrix::<f64>::zeros(FEATURES, FEATURES);
-        let mut packed = self.gram.iter();
-        for i in 0..FEATURES {
-            for (j, &value) in packed.by_ref().take(i + 1).enumerate() {
-                g[(i, j)] = f64::from(value);
-                g[(j, i)] = f64::from(value);
-            }
-        }
+        self.take_batch();
+        count(FEATURES.pow(3) / 3);
+        let mut g = self.information();
         let mut right = DVector::from_column_slice(&self.moments);
         for (feature, weight) in PRIOR {
             right.axpy(-weight, &g.column(feature), 1.0);
@@ -172,19 +231,27 @@ impl Ridge {
     }
 
     fn row(&self, inputs: Inputs<'_>) -> [f64; FEATURES] {
+        count(2 * FEATURES);
         let mut x = [0.0; FEATURES];
         match self.link {
             Link::Identity => features::assemble(inputs.values, inputs.fourier, &mut x),
-            Link::Sqrt | Link::Log => {
+            Link::Sqrt => {
                 features::assemble(&inputs.values.map(|value| self.link.apply(value)), inputs.fourier, &mut x)
             }
+            Link::Log => features::assemble(inputs.logs, inputs.fourier, &mut x),
         }
         x
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.gram.len() * size_of::<f32>() + (self.moments.len() + self.weights.len()) * size_of::<f64>()
+        (PACKED + BATCH * (FEATURES + 1)) * size_of::<f32>()
+            + (self.moments.len() + self.weights.len()) * size_of::<f64>()
     }
+}
+
+/// The part of a row that meets the tiles at this place.
+fn tile_of(row: &[f32; FEATURES], place: usize) -> &[f32; TILE] {
+    &row.as_chunks::<TILE>().0[place]
 }
 
 fn dot(a: &[f64], b: &[f64; FEATURES]) -> f64 {
@@ -209,12 +276,17 @@ mod tests {
         (values, fourier, target)
     }
 
+    /// On the plain scale and that of the root no logarithms are looked at.
+    fn inputs<'a>(values: &'a [f64; VALUES], fourier: &'a [f64; FOURIER]) -> Inputs<'a> {
+        Inputs { values, logs: &[0.0; VALUES], fourier, level: LEVEL, hour: 0 }
+    }
+
     fn trained(link: Link, samples: usize, mut disturb: impl FnMut(usize, f64) -> f64) -> Ridge {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let mut ridge = Ridge::new(link, 8000.0);
         for i in 0..samples {
             let (values, fourier, target) = sample(&mut rng);
-            ridge.learn(Inputs { values: &values, fourier: &fourier, level: LEVEL, hour: 0 }, disturb(i, target));
+            ridge.learn(inputs(&values, &fourier), disturb(i, target));
         }
         ridge.solve();
         ridge
@@ -225,7 +297,7 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(4);
         let errors = (0..200).map(|_| {
             let (values, fourier, target) = sample(&mut rng);
-            (ridge.predict(Inputs { values: &values, fourier: &fourier, level: LEVEL, hour: 0 }) - target).abs()
+            (ridge.predict(inputs(&values, &fourier)) - target).abs()
         });
         errors.sum::<f64>() / 200.0
     }
@@ -246,8 +318,7 @@ mod tests {
     fn before_any_sample_it_copies_last_day_and_week() {
         let mut ridge = Ridge::new(Link::Identity, 1000.0);
         ridge.solve();
-        let inputs = Inputs { values: &[0.8; VALUES], fourier: &[0.0; FOURIER], level: LEVEL, hour: 0 };
-        assert!((ridge.predict(inputs) - 0.8 * LEVEL).abs() < 1e-9);
+        assert!((ridge.predict(inputs(&[0.8; VALUES], &[0.0; FOURIER])) - 0.8 * LEVEL).abs() < 1e-9);
     }
 
     #[test]
@@ -264,7 +335,7 @@ mod tests {
         let mut expected = DMatrix::<f64>::zeros(FEATURES, FEATURES);
         for _ in 0..30 {
             let (values, fourier, target) = sample(&mut rng);
-            let inputs = Inputs { values: &values, fourier: &fourier, level: LEVEL, hour: 0 };
+            let inputs = inputs(&values, &fourier);
             let x = DVector::from_column_slice(&ridge.row(inputs));
             let error = target / LEVEL - dot(&ridge.weights, &ridge.row(inputs));
             let bound = HUBER * ridge.variance.sqrt();
@@ -272,12 +343,8 @@ mod tests {
             expected = expected * 0.9 + weight * &x * x.transpose();
             ridge.learn(inputs, target);
         }
-        let mut packed = ridge.gram.iter();
-        for i in 0..FEATURES {
-            for j in 0..=i {
-                let found = packed.next().copied().map_or(f64::NAN, f64::from);
-                assert!((found - expected[(i, j)]).abs() < 1e-4, "({i}, {j})");
-            }
-        }
+        ridge.take_batch();
+        let found = ridge.information();
+        assert!((&found - &expected).amax() < 1e-4, "{found} against {expected}");
     }
 }

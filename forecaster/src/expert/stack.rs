@@ -9,6 +9,7 @@
 //!
 //! Invariants: weights are finite; a matrix that cannot be solved leaves the weights as they were.
 
+use crate::work::count;
 use nalgebra::{Cholesky, DMatrix, DVector};
 use serde::{Deserialize, Serialize};
 
@@ -60,28 +61,38 @@ impl Stack {
     }
 
     /// The mixture of the others, corrected.
-    pub(crate) fn predict(&self, mixture: f64, forecasts: &[f64]) -> f64 {
+    pub(crate) fn predict(&self, mixture: f64, forecasts: impl Iterator<Item = f64>) -> f64 {
         let deviations = self.weights.iter().zip(forecasts).filter(|(_, forecast)| !forecast.is_nan());
         mixture + deviations.map(|(weight, forecast)| weight * (forecast - mixture)).sum::<f64>()
     }
 
     /// Learns from the others' `forecasts` (NaN where there is none) and the `center` that they were mixed to.
     /// `weight` is what the sample counts.
-    pub(crate) fn learn(&mut self, forecasts: &[f64], center: f64, value: f64, level: f64, weight: f64) {
+    pub(crate) fn learn(
+        &mut self,
+        forecasts: impl Iterator<Item = f64> + Clone,
+        center: f64,
+        value: f64,
+        level: f64,
+        weight: f64,
+    ) {
         let deviation = |forecast: f64| if forecast.is_nan() { 0.0 } else { (forecast - center) / level };
         let wanted = (value - center) / level;
+        count(self.gram.len());
+        let deviations = forecasts.map(deviation);
         let mut packed = self.gram.iter_mut();
-        for (i, (moment, &forecast)) in self.moments.iter_mut().zip(forecasts).enumerate() {
-            let scaled = weight * deviation(forecast);
+        for (i, (moment, own)) in self.moments.iter_mut().zip(deviations.clone()).enumerate() {
+            let scaled = weight * own;
             *moment = FORGETTING * *moment + scaled * wanted;
-            for (entry, &other) in packed.by_ref().take(i + 1).zip(forecasts) {
-                *entry = FORGETTING * *entry + scaled * deviation(other);
+            for (entry, other) in packed.by_ref().take(i + 1).zip(deviations.clone()) {
+                *entry = FORGETTING * *entry + scaled * other;
             }
         }
     }
 
     pub(crate) fn solve(&mut self) {
         let n = self.weights.len();
+        count(n.pow(3) / 3);
         let mut g = DMatrix::<f64>::zeros(n, n);
         let mut packed = self.gram.iter();
         for i in 0..n {
@@ -119,10 +130,10 @@ mod tests {
             let swing = f64::from(step * 7 % 13);
             let forecasts = [10.0 + swing, 20.0 + 2.0 * swing, f64::NAN];
             let value = 2.0 * forecasts[1] - forecasts[0];
-            stack.learn(&forecasts, (forecasts[0] + forecasts[1]) / 2.0, value, 30.0, 1.0);
+            stack.learn(forecasts.into_iter(), (forecasts[0] + forecasts[1]) / 2.0, value, 30.0, 1.0);
         }
         stack.solve();
-        let found = stack.predict(18.0, &[12.0, 24.0, f64::NAN]);
+        let found = stack.predict(18.0, [12.0, 24.0, f64::NAN].into_iter());
         assert!((found - 36.0).abs() < 1.0, "{found}");
         assert!(stack.fits(&Stack::new(3)));
     }
@@ -131,6 +142,6 @@ mod tests {
     fn before_anything_is_learned_it_is_the_mixture() {
         let mut stack = Stack::new(2);
         stack.solve();
-        assert_eq!(stack.predict(5.0, &[1.0, f64::NAN]), 5.0);
+        assert_eq!(stack.predict(5.0, [1.0, f64::NAN].into_iter()), 5.0);
     }
 }

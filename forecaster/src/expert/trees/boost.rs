@@ -8,7 +8,8 @@
 //! Invariants: a pure function of the rows (what a tree sees is drawn by a fixed generator); leaves are finite.
 
 use super::rows::{N, Row};
-use super::{BINS, DEPTH, LEAVES};
+use super::{BINS, DEPTH, LEAVES, Ranks, SPLITS};
+use crate::work;
 
 /// Fewest rows on each side of a cut.
 const LEAST_LEAF: u32 = 20;
@@ -31,64 +32,67 @@ fn balance(cell: Cell) -> i32 {
     (cell >> 16) as i32 - count(cell) as i32
 }
 
-/// What came of it: as in [`super::Trees`], with the leaves as they are.
+/// What came of it: [`super::SPLITS`] nodes and [`super::LEAVES`] leaves a tree, breadth first.
 #[derive(Debug, Default)]
 pub(super) struct Fitted {
-    pub(super) edges: Vec<f32>,
-    pub(super) features: Vec<u8>,
-    pub(super) cuts: Vec<u8>,
+    /// Feature, and the last rank that goes left.
+    pub(super) nodes: Vec<(u8, u8)>,
     pub(super) leaves: Vec<f32>,
 }
 
-/// What trees are fitted to.
+/// The rows that trees are fitted to.
 pub(super) struct Boost {
     /// Upper ends of the bins: `BINS - 1` for each feature.
     edges: Vec<f32>,
     /// Bins, by row and feature.
-    bins: Vec<[u8; N]>,
-    /// Changes still to be explained, by row.
-    residuals: Vec<f32>,
-    state: u64,
+    bins: Vec<Ranks>,
+}
+
+/// Knuth's generator (MMIX).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 32) as u32
+    }
 }
 
 impl Boost {
-    pub(super) fn new(rows: &[Row], residuals: Vec<f32>) -> Boost {
+    pub(super) fn new<'a>(rows: impl ExactSizeIterator<Item = &'a Row> + Clone) -> Boost {
         let mut edges = vec![f32::INFINITY; N * (BINS - 1)];
         for (feature, edges) in edges.chunks_exact_mut(BINS - 1).enumerate() {
-            cut(rows, feature, edges);
+            cut(rows.clone().map(|row| row[feature]).collect(), edges);
         }
-        let bins = rows.iter().map(|row| super::rank(row, &edges)).collect();
-        Boost { edges, bins, residuals, state: 0x2545_f491_4f6c_dd1d }
+        let bins = rows.map(|row| super::rank(row, &edges)).collect();
+        Boost { edges, bins }
     }
 
-    /// Knuth's generator (MMIX).
-    fn random(&mut self) -> u32 {
-        self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.state >> 32) as u32
+    /// The ends of the ranks.
+    pub(super) fn into_edges(self) -> Vec<f32> {
+        self.edges
     }
 
-    /// Grows `n` trees, each taking part `rate` of what it can explain.
-    pub(super) fn run(mut self, n: usize, rate: f64) -> Fitted {
-        let mut trees = Fitted::default();
+    /// Grows `n` trees that explain `residuals`, one a row, each taking part `rate` of what it can.
+    pub(super) fn run(&self, mut residuals: Vec<f32>, n: usize, rate: f64) -> Fitted {
+        let (mut trees, mut random) = (Fitted::default(), Random(0x2545_f491_4f6c_dd1d));
         for _ in 0..n {
-            self.grow(rate, &mut trees);
+            self.grow(rate, &mut residuals, &mut random, &mut trees);
         }
-        trees.edges = self.edges;
         trees
     }
 
     /// Appends one tree and takes its part from the residuals.
-    fn grow(&mut self, rate: f64, trees: &mut Fitted) {
+    fn grow(&self, rate: f64, residuals: &mut [f32], random: &mut Random, trees: &mut Fitted) {
         let threshold = |share: f64| (share * f64::from(u32::MAX)) as u32;
         let (of_rows, of_features) = (threshold(ROW_SHARE), threshold(FEATURE_SHARE));
         let n = self.bins.len() as u32;
-        let mut rows: Vec<u32> = (0..n).filter(|_| self.random() <= of_rows).collect();
-        let mut features: Vec<usize> = (0..N).filter(|_| self.random() <= of_features).collect();
+        let mut rows: Vec<u32> = (0..n).filter(|_| random.next() <= of_rows).collect();
+        let mut features: Vec<usize> = (0..N).filter(|_| random.next() <= of_features).collect();
         if features.is_empty() {
             features = (0..N).collect();
         }
-        let signs: Vec<u32> = self
-            .residuals
+        let signs: Vec<u32> = residuals
             .iter()
             .map(|&residual| if residual > 0.0 { 2 } else { u32::from(residual == 0.0) })
             .map(|sign| 1 | (sign << 16))
@@ -96,11 +100,10 @@ impl Boost {
         // Ends of the parts of `rows` that are in each node of the depth.
         let mut ends = vec![rows.len()];
         let mut histograms = vec![self.histogram(&rows, &features, &signs)];
-        let first = trees.features.len();
+        let first = trees.nodes.len();
         for depth in 0..DEPTH {
             let cuts: Vec<(usize, usize)> = histograms.iter().map(|h| best_cut(h, &features)).collect();
-            trees.features.extend(cuts.iter().map(|&(feature, _)| feature as u8));
-            trees.cuts.extend(cuts.iter().map(|&(_, bin)| bin as u8));
+            trees.nodes.extend(cuts.iter().map(|&(feature, bin)| (feature as u8, bin as u8)));
             let (mut begin, mut halves) = (0, Vec::with_capacity(2 * ends.len()));
             for (&end, &(feature, bin)) in ends.iter().zip(&cuts) {
                 let middle = begin
@@ -117,18 +120,20 @@ impl Boost {
         let mut leaves = [0.0_f32; LEAVES];
         for (leaf, &end) in leaves.iter_mut().zip(&ends) {
             part.clear();
-            part.extend(rows[begin..end].iter().map(|&row| self.residuals[row as usize]));
+            part.extend(rows[begin..end].iter().map(|&row| residuals[row as usize]));
             *leaf = (rate * f64::from(median(&mut part))) as f32;
             begin = end;
         }
-        let (features, cuts) = (&trees.features[first..], &trees.cuts[first..]);
-        for (residual, bins) in self.residuals.iter_mut().zip(&self.bins) {
-            *residual -= leaves[super::leaf(bins, features, cuts)];
+        let nodes = &trees.nodes[first..];
+        work::count(residuals.len() * (DEPTH + 1));
+        for (residual, bins) in residuals.iter_mut().zip(&self.bins) {
+            *residual -= leaves[leaf(bins, nodes)];
         }
         trees.leaves.extend(leaves);
     }
 
     fn histogram(&self, rows: &[u32], features: &[usize], signs: &[u32]) -> Histogram {
+        work::count(rows.len() * features.len());
         let mut histogram = vec![0; N * BINS];
         for &row in rows {
             let (bins, sign) = (&self.bins[row as usize], signs[row as usize]);
@@ -162,8 +167,19 @@ impl Boost {
     }
 }
 
+/// The leaf of one tree that a row falls into.
+fn leaf(bins: &Ranks, nodes: &[(u8, u8)]) -> usize {
+    let mut node = 0;
+    for _ in 0..DEPTH {
+        let (feature, cut) = nodes[node];
+        node = 2 * node + 1 + usize::from(bins[usize::from(feature) % bins.len()] > cut);
+    }
+    node - SPLITS
+}
+
 /// Moves those that belong left to the front; returns how many they are.
 fn partition(rows: &mut [u32], mut is_left: impl FnMut(u32) -> bool) -> usize {
+    work::count(rows.len());
     let mut left = 0;
     for i in 0..rows.len() {
         let go = is_left(rows[i]);
@@ -201,8 +217,7 @@ fn best_cut(histogram: &[Cell], features: &[usize]) -> (usize, usize) {
 }
 
 /// Values that cut the feature into parts of about equal size; what is left of `edges` stays.
-fn cut(rows: &[Row], feature: usize, edges: &mut [f32]) {
-    let mut values: Vec<f32> = rows.iter().map(|row| row[feature]).collect();
+fn cut(mut values: Vec<f32>, edges: &mut [f32]) {
     values.sort_unstable_by(f32::total_cmp);
     let last = values.len() - 1;
     let mut cuts: Vec<f32> = (1..BINS).map(|part| values[part * last / BINS]).collect();

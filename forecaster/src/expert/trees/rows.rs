@@ -1,11 +1,13 @@
 //! What the trees look at: differences of values, so that a scaled series gives the scaled forecast, and the clock.
+//!
+//! An [`Outset`] is what all targets seen from one origin have in common.
 
 use super::Base;
 use crate::calendar::Calendar;
 use crate::history::Seasons;
 
 /// Number of features.
-pub(super) const N: usize = 31;
+pub(crate) const N: usize = 31;
 /// The features of a target as seen from an origin.
 pub(super) type Row = [f32; N];
 
@@ -31,69 +33,112 @@ impl Bases {
     }
 }
 
-/// `past` gives the value of an interval, NaN if unknown. What is unknown is taken for the nearest known.
-pub(super) fn row(
-    past: impl Fn(i64) -> f32,
-    seasons: Seasons,
+/// The value at an index not after `origin`, NaN if unknown.
+fn known(past: impl Fn(i64) -> f32, origin: i64, index: i64) -> f32 {
+    if index <= origin { past(index) } else { f32::NAN }
+}
+
+fn or(value: f32, fallback: f32) -> f32 {
+    if value.is_nan() { fallback } else { value }
+}
+
+/// Mean of the known values up to four weeks before `index`.
+fn typical(past: impl Fn(i64) -> f32, origin: i64, index: i64, week: i64) -> Option<f32> {
+    let weeks = (1..=4).map(|k| known(&past, origin, index - k * week)).filter(|value| !value.is_nan());
+    let (sum, n) = weeks.fold((0.0, 0), |(sum, n), value| (sum + value, n + 1));
+    (n > 0).then(|| sum / n as f32)
+}
+
+/// What is seen at an origin, whatever the target.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outset {
     origin: i64,
-    target: i64,
-    [mean_day, mean_week]: [f32; 2],
-    [minute, weekday]: [f32; 2],
-) -> (Row, Bases) {
-    let (day, week) = (seasons.day_steps as i64, seasons.week_steps as i64);
-    let or = |index: i64, fallback: f32| {
-        let value = if index <= origin { past(index) } else { f32::NAN };
-        if value.is_nan() { fallback } else { value }
-    };
-    let last = or(origin, 0.0);
-    let lag = |steps: i64| or(origin - steps, last);
-    let at_day = or(target - day, last);
-    let at_week = or(target - week, at_day);
-    let origin_day = or(origin - day, last);
-    let origin_week = or(origin - week, origin_day);
-    let since_day = at_day - origin_day;
-    let since_week = at_week - origin_week;
-    let short = |end: i64| (0..12).map(|steps| or(end - steps, last)).sum::<f32>() / 12.0;
-    let now = short(origin);
-    let mean_of = |index: i64, season: i64, most: i64| {
-        let known = (1..=most).map(|k| index - k * season).filter(|&i| i <= origin).map(&past).filter(|v| !v.is_nan());
-        let (sum, n) = known.fold((0.0, 0), |(sum, n), value| (sum + value, n + 1));
-        (n > 0).then(|| sum / n as f32)
-    };
-    let typical = mean_of(target, week, 4).unwrap_or(at_week);
-    let typical_origin = mean_of(origin, week, 4).unwrap_or(origin_week);
-    let row = [
-        last,
-        lag(1) - last,
-        lag(2) - last,
-        lag(3) - last,
-        lag(4) - last,
-        lag(5) - last,
-        lag(8) - last,
-        lag(11) - last,
-        at_day - last,
-        or(target - day - 1, at_day) - at_day,
-        or(target - day + 1, at_day) - at_day,
-        at_week - last,
-        or(target - week - 1, at_week) - at_week,
-        or(target - week + 1, at_week) - at_week,
-        since_day,
-        since_week,
-        or(target - 2 * week, at_week) - last,
-        now - last,
-        mean_day - last,
-        mean_week - mean_day,
-        (since_day + since_week) / 2.0,
-        minute,
-        weekday,
-        typical - last,
-        last - typical_origin,
-        typical - typical_origin,
-        last - origin_day,
-        last - origin_week,
-        or(target - day, last) - or(target - day - week, at_week),
-        now - short(origin - week),
-        now - short(origin - day),
-    ];
-    (row, Bases { last, typical })
+    day: i64,
+    week: i64,
+    last: f32,
+    /// Of 1, 2, 3, 4, 5, 8 and 11 steps.
+    lags: [f32; 7],
+    mean_day: f32,
+    mean_week: f32,
+    origin_day: f32,
+    origin_week: f32,
+    typical: f32,
+    /// Means of twelve steps: up to the origin, and the day and the week before.
+    short: [f32; 3],
+}
+
+impl Outset {
+    /// `past` gives the value of an interval, NaN if unknown. What is unknown is taken for the nearest known.
+    pub(super) fn new(
+        past: impl Fn(i64) -> f32,
+        seasons: Seasons,
+        origin: i64,
+        [mean_day, mean_week]: [f32; 2],
+    ) -> Self {
+        let (day, week) = (seasons.day_steps as i64, seasons.week_steps as i64);
+        let last = or(past(origin), 0.0);
+        let at = |index: i64, fallback: f32| or(past(index), fallback);
+        let short = |end: i64| (0..12).map(|steps| at(end - steps, last)).sum::<f32>() / 12.0;
+        let origin_day = at(origin - day, last);
+        let origin_week = at(origin - week, origin_day);
+        Outset {
+            origin,
+            day,
+            week,
+            last,
+            lags: [1, 2, 3, 4, 5, 8, 11].map(|steps| at(origin - steps, last)),
+            mean_day,
+            mean_week,
+            origin_day,
+            origin_week,
+            typical: typical(&past, origin, origin, week).unwrap_or(origin_week),
+            short: [origin, origin - day, origin - week].map(short),
+        }
+    }
+
+    /// The features of `target`; `past` is the one that this was made from.
+    pub(super) fn row(&self, past: impl Fn(i64) -> f32, target: i64, [minute, weekday]: [f32; 2]) -> (Row, Bases) {
+        let Outset { origin, day, week, last, lags, .. } = *self;
+        let at = |index: i64, fallback: f32| or(known(&past, origin, index), fallback);
+        let at_day = at(target - day, last);
+        let at_week = at(target - week, at_day);
+        let since_day = at_day - self.origin_day;
+        let since_week = at_week - self.origin_week;
+        let [now, short_day, short_week] = self.short;
+        let typical = typical(&past, origin, target, week).unwrap_or(at_week);
+        let row = [
+            last,
+            lags[0] - last,
+            lags[1] - last,
+            lags[2] - last,
+            lags[3] - last,
+            lags[4] - last,
+            lags[5] - last,
+            lags[6] - last,
+            at_day - last,
+            at(target - day - 1, at_day) - at_day,
+            at(target - day + 1, at_day) - at_day,
+            at_week - last,
+            at(target - week - 1, at_week) - at_week,
+            at(target - week + 1, at_week) - at_week,
+            since_day,
+            since_week,
+            at(target - 2 * week, at_week) - last,
+            now - last,
+            self.mean_day - last,
+            self.mean_week - self.mean_day,
+            (since_day + since_week) / 2.0,
+            minute,
+            weekday,
+            typical - last,
+            last - self.typical,
+            typical - self.typical,
+            last - self.origin_day,
+            last - self.origin_week,
+            at_day - at(target - day - week, at_week),
+            now - short_week,
+            now - short_day,
+        ];
+        (row, Bases { last, typical })
+    }
 }
