@@ -264,7 +264,7 @@ impl Horizon {
             forest.refit(now.history, now.seasons, now.calendar, self.steps);
         }
         for expert in &mut self.experts {
-            expert.refit(now.history, now.calendar, self.steps);
+            expert.refit(now.history, now.seasons, now.calendar, self.steps);
         }
     }
 

@@ -44,7 +44,7 @@ fn bytes_each<T>(n: usize, make: impl Fn(usize) -> T) -> (Vec<T>, Option<usize>)
 fn assert_small(what: &str, each: Option<usize>) {
     match each {
         Some(bytes) => {
-            println!("{what}: {} KiB resident a series", bytes.div_ceil(1024));
+            eprintln!("{what}: {} KiB resident a series", bytes.div_ceil(1024));
             assert!(bytes <= MOST_BYTES, "{what}: {bytes} bytes");
             // A measurement that measures nothing would pass too.
             assert!(bytes > 50_000, "{what}: {bytes} bytes are too few to be true");
@@ -59,6 +59,7 @@ fn three_thousand_series_live_side_by_side_in_bounded_memory() {
     let mut grown = new();
     feed(&mut grown, 0, 0..11_000);
     let (copies, each) = bytes_each(500, |_| grown.clone());
+    eprintln!("said: {} KiB", grown.memory_bytes().div_ceil(1024));
     assert_small("one-minute series after 11,000 samples", each);
     assert!(grown.memory_bytes() <= MOST_BYTES, "{}", grown.memory_bytes());
     if let Some(each) = each {

@@ -295,7 +295,7 @@ impl Expert {
     }
 
     /// Learns anew from the recorded past, for forecasts `steps` ahead.
-    pub(crate) fn refit(&mut self, history: &History, calendar: &Calendar, steps: u32) {
+    pub(crate) fn refit(&mut self, history: &History, seasons: Seasons, calendar: &Calendar, steps: u32) {
         if let Some(method) = &mut self.barista2019 {
             method.refit(history, seasons, calendar, steps);
         }

@@ -145,11 +145,11 @@ fn row(fitted: &Decomposition, history: &History, calendar: &Calendar, origin: i
 fn inputs(fitted: &Decomposition, history: &History, calendar: &Calendar, origin: i64, target: i64) -> Option<Inputs> {
     let mut inputs = [0.0; INPUTS];
     let mut error = None;
-    for back in 0..ERRORS {
-        let at = origin - back as i64;
+    for (back, input) in (0..).zip(&mut inputs[..ERRORS]) {
+        let at = origin - back;
         let here = history.series.at(at).map(|value| value - fitted.at(calendar, history.series.start_ms(at)).mean);
         error = here.or(error);
-        inputs[back] = error?;
+        *input = error?;
     }
     let forecast = fitted.at(calendar, history.series.start_ms(target));
     inputs[ERRORS..].copy_from_slice(&[forecast.mean, forecast.lower, forecast.upper]);
