@@ -1,11 +1,13 @@
 """Time of one update and forecast on one core: `barista` against LightGBM and Prophet, in the same run.
 
-For each series, on its last day, four horizons. `barista` learns a sample and forecasts with five quantiles
-(`forecast_table`, which replays the series; refits of its trees are a second number). LightGBM and Prophet are updated
-by a fit on everything before, once a day as in the accuracy table, which is spread over the day's steps, and forecast
-the newest step. Medians of repetitions; CPU time, so that other work on the machine counts little.
+Four horizons. `barista` learns a sample and forecasts with five quantiles at each horizon (`forecast_table`, which
+replays the whole series: mean time a step; refits of its trees, made between two samples, are a second number).
+LightGBM (one model a horizon) and Prophet are updated by a fit on everything before the last sample, once a day as in
+the accuracy table, so a fit is spread over the day's steps; then they forecast the newest step, medians of five. They
+give points only, which is less work than ours. CPU time where it is our own process, wall time where it is another, so
+run it on an idle machine. Three series take about two minutes.
 
-    python time.py --barista target/release/examples/forecast_table SERIES.csv...
+    python time.py --barista target/release/examples/forecast_table nasa_http.csv nyc_taxi.csv wc98.csv
 """
 
 import argparse
@@ -22,8 +24,11 @@ import lightgbm
 import numpy as np
 import pandas as pd
 from lightgbm_l1 import POINT, features
+from prophet import Prophet
 
 REPETITIONS = 5
+for chatty in ("cmdstanpy", "prophet"):
+    logging.getLogger(chatty).setLevel(logging.ERROR)
 
 
 def cpu(function):
@@ -46,9 +51,6 @@ def lightgbm_us(series):
 
 
 def prophet_us(series):
-    from prophet import Prophet
-
-    logging.getLogger("cmdstanpy").setLevel(logging.ERROR)
     frame = pd.DataFrame({"ds": series.times, "y": series.y})[:-1]
     future = pd.DataFrame({"ds": series.times[-1:]})
     model = Prophet(daily_seasonality=True, weekly_seasonality=True, yearly_seasonality=False)
@@ -64,15 +66,16 @@ def main():
     parser.add_argument("--barista", required=True)
     parser.add_argument("series", nargs="+")
     arguments = parser.parse_args()
-    print("| series | barista µs a step | + refits | LightGBM fit a day / step | + forecast | ratio | Prophet fit / step | + forecast | ratio |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| series | interval | barista: step, µs | + refits | LightGBM: daily fit a step, µs | + forecast | × barista | "
+          "Prophet: daily fit a step, µs | + forecast | × barista |")
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for path in arguments.series:
         series = Series(path)
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run([arguments.barista, path, "--out", folder], check=True, stdout=subprocess.DEVNULL)
             times = json.loads((pathlib.Path(folder) / series.name / "ensemble.json").read_text())
         ours, refits = times["step_us"], times["background_us"]
-        cells = [series.name, f"{ours:.0f}", f"{refits:.0f}"]
+        cells = [series.name, f"{1440 // series.day} min", f"{ours:.0f}", f"{refits:.0f}"]
         for fit, forecast in (lightgbm_us(series), prophet_us(series)):
             total = fit / series.day + forecast
             cells += [f"{fit / series.day:.0f}", f"{forecast:.0f}", f"{total / (ours + refits):.0f}"]

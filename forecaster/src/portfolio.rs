@@ -395,3 +395,6 @@ fn stagger(service: &str, state_interval: u32) -> u32 {
     service.hash(&mut hasher);
     (hasher.finish() % u64::from(state_interval.max(1))) as u32
 }
+
+#[cfg(test)]
+mod tests;

@@ -174,7 +174,17 @@ fn what_cannot_be_scored_says_why() {
     let daily = CsvSeries { interval_ms: 86_400_000, ..series };
     let error = backtest::run(&daily, &Options::default()).map(|_| ()).expect_err("too coarse").to_string();
     assert!(error.contains("fewer than four intervals"), "{error}");
-    assert!("arima".parse::<Method>().is_err());
+    let unknown = "arima".parse::<Method>().map_err(|error| error.to_string());
+    assert!(
+        unknown
+            .is_err_and(|text| text.contains("`arima`") && text.contains("ensemble") && text.contains("barista2019"))
+    );
+    for kind in ExpertKind::ALL {
+        let (series, options) = tiny(&[1.0; 30]);
+        let scored = backtest::run(&series, &Options { method: Method::Expert(kind), ..options });
+        let corrects = [ExpertKind::Stack, ExpertKind::Exogenous].contains(&kind);
+        assert_eq!(matches!(scored, Err(Error::NeedsOthers(_))), corrects, "{kind}: {scored:?}");
+    }
     assert_eq!("ensemble".parse::<Method>(), Ok(Method::Ensemble));
 }
 

@@ -3,7 +3,7 @@
 use crate::failure::{Failure, Outcome};
 use crate::output;
 use forecaster::CalendarConfig;
-use forecaster::backtest::{self, CsvSeries, Method, Options};
+use forecaster::backtest::{self, CsvError, CsvSeries, Method, Options};
 use std::path::PathBuf;
 
 /// Scores the forecaster.
@@ -43,7 +43,11 @@ pub struct Args {
 /// Runs it.
 pub fn run(args: Args) -> Outcome {
     let bad = |e: String| Failure::Usage(format!("{}: {e}", args.series.display()));
-    let series = CsvSeries::read(&args.series).map_err(|e| bad(e.to_string()))?;
+    let series = CsvSeries::read(&args.series).map_err(|e| match e {
+        // It names the file itself.
+        CsvError::Unreadable { .. } => Failure::Usage(e.to_string()),
+        _ => bad(e.to_string()),
+    })?;
     let calendar = CalendarConfig { timezone: args.timezone, holidays: args.holidays, ..CalendarConfig::default() };
     let options = Options {
         horizons: args.horizon,
@@ -66,6 +70,10 @@ pub fn run(args: Args) -> Outcome {
             );
         }
     };
+    if let Some(path) = &args.html {
+        // Not after minutes of work.
+        std::fs::write(path, "").map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))?;
+    }
     let detail = backtest::run_with(&series, &options, progress).map_err(|e| bad(e.to_string()))?;
     if said {
         use std::io::Write;

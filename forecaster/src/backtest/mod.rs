@@ -17,15 +17,18 @@
 //! Left out: confidence intervals of the points' scores (`bench/peers/table.py` has them).
 
 mod csv;
+mod decompose;
 mod page;
 mod peaks;
 
+pub use crate::expert::barista2019::Component;
 pub use csv::{CsvError, CsvSeries};
+pub use decompose::decompose;
 pub use page::page;
 pub use peaks::PeakScore;
 
 use crate::calendar::CalendarConfig;
-use crate::expert::{ExpertKind, UnknownExpert};
+use crate::expert::ExpertKind;
 use crate::forecast::{Forecast, StepForecast};
 use crate::model::{ConfigError, Model, ModelConfig};
 use peaks::{Outcome, PeakTally};
@@ -54,11 +57,29 @@ impl Method {
     }
 }
 
+/// Nothing that could be measured has this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no model is called `{0}`; there are: ensemble, {names}", names = alone().map(ExpertKind::name).collect::<Vec<_>>().join(", "))]
+pub struct UnknownMethod(String);
+
+/// Experts that forecast by themselves.
+fn alone() -> impl Iterator<Item = ExpertKind> {
+    ExpertKind::ALL.into_iter().filter(|kind| is_alone(*kind))
+}
+
+/// These two correct the mixture of the others.
+fn is_alone(kind: ExpertKind) -> bool {
+    !matches!(kind, ExpertKind::Exogenous | ExpertKind::Stack)
+}
+
 impl std::str::FromStr for Method {
-    type Err = UnknownExpert;
+    type Err = UnknownMethod;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        if name == "ensemble" { Ok(Method::Ensemble) } else { name.parse().map(Method::Expert) }
+        match name {
+            "ensemble" => Ok(Method::Ensemble),
+            name => name.parse().map(Method::Expert).map_err(|_| UnknownMethod(name.to_owned())),
+        }
     }
 }
 
@@ -101,6 +122,9 @@ pub enum Error {
     /// The train share is no share.
     #[error("train is {0}, it must lie inside (0, 1)")]
     Train(f64),
+    /// The expert has nothing to say without others.
+    #[error("`{0}` corrects the mixture of the other experts and has no forecast of its own; it is part of `ensemble`")]
+    NeedsOthers(&'static str),
     /// Nothing is left to score.
     #[error("{rows} rows are too few: after the first {split} and the longest horizon none is left to score")]
     TooShort {
@@ -327,6 +351,11 @@ pub fn run_in_detail(series: &CsvSeries, options: &Options) -> Result<Detail, Er
 pub fn run_with(series: &CsvSeries, options: &Options, progress: impl Fn(usize)) -> Result<Detail, Error> {
     if !(options.train > 0.0 && options.train < 1.0) {
         return Err(Error::Train(options.train));
+    }
+    if let Method::Expert(kind) = options.method
+        && !is_alone(kind)
+    {
+        return Err(Error::NeedsOthers(kind.name()));
     }
     let default = ModelConfig::new(series.interval_ms);
     let config = ModelConfig {

@@ -6,7 +6,7 @@
 //! Invariants: a forecast is finite, not negative, and at most [`History::cap`]; an expert that cannot say anything
 //! yet abstains (`None`) instead of guessing.
 
-mod barista2019;
+pub(crate) mod barista2019;
 mod ewma;
 pub(crate) mod hour_ridge;
 mod last_value;

@@ -50,6 +50,28 @@ pub(super) struct Decomposition {
     coefficients: Vec<f64>,
 }
 
+/// The decomposition at one instant, in the series' unit: the trend, the day, the week and the holiday add up to the
+/// mean.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Component {
+    /// The instant.
+    pub at_ms: i64,
+    /// Piecewise-linear trend.
+    pub trend: f64,
+    /// Effect of the time of day.
+    pub day: f64,
+    /// Effect of the time of the week.
+    pub week: f64,
+    /// Effect of a holiday.
+    pub holiday: f64,
+    /// The forecast.
+    pub mean: f64,
+    /// Bound with 10 % below.
+    pub lower: f64,
+    /// Bound with 10 % above.
+    pub upper: f64,
+}
+
 /// A forecast and its bounds at 10 % and 90 %.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Bounded {
@@ -100,6 +122,25 @@ impl Decomposition {
         let trend = 2.0 * self.change.powi(2) * CHANGES as f64 * ahead.powi(3) / 3.0;
         let reach = BOUND_NORMAL * (self.sigma.powi(2) + self.scale.powi(2) * trend).sqrt();
         Bounded { mean, lower: mean - reach, upper: mean + reach }
+    }
+
+    pub(super) fn component(&self, calendar: &Calendar, at_ms: i64) -> Component {
+        let x = row(calendar, at_ms, (at_ms - self.from_ms) as f64 / self.span_ms);
+        let part = |of: std::ops::Range<usize>| {
+            self.scale * x[of.clone()].iter().zip(&self.coefficients[of]).map(|(x, c)| x * c).sum::<f64>()
+        };
+        let (seasons, week) = (2 + CHANGES, 2 + CHANGES + 2 * DAY_ORDER);
+        let Bounded { mean, lower, upper } = self.at(calendar, at_ms);
+        Component {
+            at_ms,
+            trend: part(0..seasons),
+            day: part(seasons..week),
+            week: part(week..N - 1),
+            holiday: part(N - 1..N),
+            mean,
+            lower,
+            upper,
+        }
     }
 }
 
@@ -231,6 +272,18 @@ mod tests {
             at.upper - at.lower
         };
         assert!(width(1) > 0.0 && width(1) < width(100) && width(100) < width(1000));
+    }
+
+    #[test]
+    fn components_add_up_to_the_mean() {
+        let past = samples(24 * 28, |hour| 100.0 + 0.1 * hour + daily(hour));
+        let fitted = Decomposition::fit(&calendar(), &past).expect("it fits");
+        for hour in [3, 24 * 24 + 7, 24 * 30] {
+            let at = fitted.component(&calendar(), 1_704_067_200_000 + hour * HOUR_MS);
+            assert!((at.trend + at.day + at.week + at.holiday - at.mean).abs() < 1e-6 * at.mean, "{at:?}");
+            assert!((at.day - daily(hour as f64)).abs() < 2.0 && at.week.abs() < 2.0, "{at:?}");
+            assert!((at.trend - 100.0 - 0.1 * hour as f64).abs() < 4.0, "{at:?}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::{ExpertKind, Origin};
 use crate::calendar::Calendar;
 use crate::history::{History, Seasons};
 use compensator::{Choice, Compensator, ERRORS, INPUTS, Inputs, Row};
+pub use decomposition::Component;
 use decomposition::Decomposition;
 use past::{Past, Sample, stride};
 use serde::{Deserialize, Serialize};
@@ -92,6 +93,18 @@ impl Barista2019 {
     }
 }
 
+/// The decomposition alone: fitted to `samples` (start and value, ascending), at these instants. `None` if there are too
+/// few samples.
+pub(crate) fn decompose(
+    calendar: &Calendar,
+    samples: impl Iterator<Item = (i64, f64)>,
+    at: impl Iterator<Item = i64>,
+) -> Option<Vec<Component>> {
+    let samples: Vec<Sample> = samples.map(|(at_ms, value)| Sample { at_ms, value, weight: 1.0 }).collect();
+    let fitted = Decomposition::fit(calendar, &samples)?;
+    Some(at.map(|at_ms| fitted.component(calendar, at_ms)).collect())
+}
+
 /// What both are fitted to.
 struct Kept<'a> {
     history: &'a History,
@@ -133,11 +146,11 @@ fn row(fitted: &Decomposition, history: &History, calendar: &Calendar, origin: i
 fn inputs(fitted: &Decomposition, history: &History, calendar: &Calendar, origin: i64, target: i64) -> Option<Inputs> {
     let mut inputs = [0.0; INPUTS];
     let mut error = None;
-    for back in 0..ERRORS {
-        let at = origin - back as i64;
+    for (back, input) in (0..).zip(&mut inputs[..ERRORS]) {
+        let at = origin - back;
         let here = history.series.at(at).map(|value| value - fitted.at(calendar, history.series.start_ms(at)).mean);
         error = here.or(error);
-        inputs[back] = error?;
+        *input = error?;
     }
     let forecast = fitted.at(calendar, history.series.start_ms(target));
     inputs[ERRORS..].copy_from_slice(&[forecast.mean, forecast.lower, forecast.upper]);
