@@ -27,6 +27,9 @@ use super::member::{Effect, Identity, Member, Reply, Request, Sync, Synced};
 
 /// A new member whose client went away while it waits for its first rebalance is kept this long.
 const NEW_MEMBER_TIMEOUT_MS: i64 = 300_000;
+/// A group that everybody has left is remembered this long, so that tools still find it (Apache Kafka
+/// looks for such groups every ten minutes).
+const LINGER_MS: i64 = 600_000;
 
 /// Limits that the broker's configuration sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +77,8 @@ pub(crate) struct Group {
     unsynced: BTreeSet<String>,
     unsynced_deadline_ms: i64,
     arrivals: u64,
+    /// Since when nobody is in it, after somebody was.
+    deserted_ms: Option<i64>,
 }
 
 /// A view of a group for those who ask about it.
@@ -113,6 +118,17 @@ impl Group {
             unsynced: BTreeSet::new(),
             unsynced_deadline_ms: 0,
             arrivals: 0,
+            deserted_ms: None,
+        }
+    }
+
+    /// When to forget it, if nobody comes until then.
+    pub(crate) fn forget_ms(&self) -> Option<i64> {
+        match (self.is_unused(), self.deserted_ms) {
+            (false, _) => None,
+            (true, Some(since)) => Some(since + LINGER_MS),
+            // Nobody has ever been in it.
+            (true, None) => Some(i64::MIN),
         }
     }
 
@@ -146,6 +162,10 @@ impl Group {
             }
             Request::Tick => self.tick(now_ms, &mut out),
         }
+        self.deserted_ms = match self.is_unused() && self.generation > 0 {
+            true => self.deserted_ms.or(Some(now_ms)),
+            false => None,
+        };
         out
     }
 

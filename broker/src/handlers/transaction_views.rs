@@ -66,9 +66,8 @@ fn describe_one(id: TransactionalId, known: &Transaction) -> TransactionState {
     for (topic, index) in &known.partitions {
         match topics.last_mut() {
             Some(last) if last.topic.as_str() == topic => last.partitions.push(*index),
-            _ => topics.push(
-                TopicData::default().with_topic(TopicName(text(topic.as_str()))).with_partitions(vec![*index]),
-            ),
+            _ => topics
+                .push(TopicData::default().with_topic(TopicName(text(topic.as_str()))).with_partitions(vec![*index])),
         }
     }
     TransactionState::default()
