@@ -109,12 +109,20 @@ impl Coordinator {
         let (sender, receiver) = oneshot::channel();
         let token = inner.next_token;
         inner.next_token += 1;
-        inner.waiting.insert(token, sender);
         let now_ms = self.now_ms();
         let Some(state) = inner.groups.get_mut(group) else { return receiver };
-        let effects = state.apply(now_ms, token, request);
+        let (reply, effects) = state.apply(now_ms, token, request);
         if state.forget_ms().is_some_and(|at| at <= now_ms) {
             inner.groups.remove(group);
+        }
+        match reply {
+            Some(reply) => {
+                // The asker holds the other end until this returns.
+                let _ = sender.send(reply);
+            }
+            None => {
+                inner.waiting.insert(token, sender);
+            }
         }
         inner.deliver(effects);
         self.rescheduled.notify_one();
@@ -142,7 +150,7 @@ impl Coordinator {
         let now_ms = self.now_ms();
         let Inner { groups, .. } = &mut *inner;
         let due = groups.values_mut().filter(|g| g.deadline().is_some_and(|at| at <= now_ms));
-        let effects: Vec<_> = due.flat_map(|group| group.apply(now_ms, Token::MAX, Request::Tick)).collect();
+        let effects: Vec<_> = due.flat_map(|group| group.apply(now_ms, Token::MAX, Request::Tick).1).collect();
         groups.retain(|_, group| group.forget_ms().is_none_or(|at| at > now_ms));
         inner.deliver(effects);
         let next = inner.groups.values().flat_map(|group| [group.deadline(), group.forget_ms()]).flatten().min()?;

@@ -1,7 +1,7 @@
-//! One consumer group as a pure state machine: `apply(now, token, request) -> effects`.
+//! One consumer group as a pure state machine: [`Group::apply`]`(now, request) -> (reply, effects)`.
 //!
-//! An effect is an answer to a request, this one or an earlier one that had to wait: joins wait for
-//! the others, syncs for the leader. [`Group::deadline`] says when time alone changes something; the
+//! There is no reply yet where a request must wait, joins for the others, syncs for the leader; an
+//! effect is the answer to such an earlier request, by its token. [`Group::deadline`] says when time alone changes something; the
 //! shell then applies [`Request::Tick`].
 //!
 //! ```text
@@ -142,8 +142,9 @@ impl Group {
         self.members.is_empty()
     }
 
-    /// Applies a request; answers, also to earlier requests, are the effects.
-    pub(crate) fn apply(&mut self, now_ms: i64, token: Token, request: Request) -> Vec<Effect> {
+    /// Applies a request: its reply, unless it must wait, and answers to earlier requests that waited.
+    /// `token` will name this request if it is among those.
+    pub(crate) fn apply(&mut self, now_ms: i64, token: Token, request: Request) -> (Option<Reply>, Vec<Effect>) {
         let mut out = Vec::new();
         match request {
             Request::Join(join) => self.join(now_ms, token, join, &mut out),
@@ -166,7 +167,9 @@ impl Group {
             true => self.deserted_ms.or(Some(now_ms)),
             false => None,
         };
-        out
+        let own = out.iter().position(|effect| effect.token == token);
+        let reply = own.map(|at| out.remove(at).reply);
+        (reply, out)
     }
 
     /// When time alone next changes something.

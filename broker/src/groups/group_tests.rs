@@ -37,7 +37,9 @@ impl Bench {
     }
 
     fn collect(&mut self, token: Token, request: Request) {
-        for effect in self.group.apply(self.now, token, request) {
+        let (reply, effects) = self.group.apply(self.now, token, request);
+        let own = reply.map(|reply| Effect { token, reply });
+        for effect in own.into_iter().chain(effects) {
             let earlier = self.answers.insert(effect.token, effect.reply);
             assert!(earlier.is_none(), "request {} was answered twice", effect.token);
         }
