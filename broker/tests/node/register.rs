@@ -123,9 +123,11 @@ mod tests {
         assert_eq!(check(&sound()), Vec::<String>::new());
     }
 
+    type Damage = (&'static str, fn(&mut Crew));
+
     #[test]
     fn damage_is_found() {
-        let damages: [(&str, fn(&mut Crew)); 6] = [
+        let damages: [Damage; 6] = [
             ("out of nowhere", |crew| crew.readings[1].offset = 99),
             ("lost", |crew| crew.readings[1].offset = -1),
             ("from the future", |crew| crew.readings[1].offset = 12),
