@@ -12,6 +12,9 @@
 //! - `transactions`: transactional producers (a pure ledger, and how decisions are carried out);
 //! - `handlers`: requests translated to the cores; `server`: sockets; `node`: lifecycle.
 //!
+//! Log, groups and transactions have one shape, `apply(now, request) -> (reply, effects)`, in
+//! `log::state`, `groups::group` and `transactions::ledger`; property tests lie beside each.
+//!
 //! # Invariants
 //! - Nothing is acknowledged before it lies in the page cache: `kill -9` loses nothing that was
 //!   acknowledged, under any [`FsyncPolicy`].

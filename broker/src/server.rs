@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::context::Context;
 use crate::handlers::{self, Client, cluster};
 use crate::protocol::frame::{self, Parsed, Refusal};
+use crate::protocol::pieces::Pieces;
 use crate::protocol::unserved;
 
 /// A connection on which nothing is asked for so long is closed, as Apache Kafka does.
@@ -104,24 +105,26 @@ async fn serve(context: &Arc<Context>, stream: TcpStream, peer: SocketAddr) -> R
             () = requests.hung_up() => return Ok(()),
         };
         if let Some(reply) = reply {
-            send(&mut writer, &reply).await?;
+            send(&mut writer, reply).await?;
         }
     }
     Ok(())
 }
 
-async fn respond(context: &Arc<Context>, client: &Client, request: Bytes) -> Result<Option<BytesMut>, Refusal> {
+async fn respond(context: &Arc<Context>, client: &Client, request: Bytes) -> Result<Option<Pieces>, Refusal> {
     match frame::parse(request)? {
         Parsed::Request(frame) => handlers::serve(context, client, &frame).await,
         Parsed::FutureApiVersions { correlation } => {
-            frame::future_api_versions(correlation, &cluster::future_api_versions()).map(Some)
+            frame::future_api_versions(correlation, &cluster::future_api_versions()).map(|reply| Some(reply.into()))
         }
-        Parsed::Unserved { key, version, correlation } => unserved::refuse(key, version, correlation).map(Some),
+        Parsed::Unserved { key, version, correlation } => {
+            unserved::refuse(key, version, correlation).map(|reply| Some(reply.into()))
+        }
     }
 }
 
-async fn send(writer: &mut OwnedWriteHalf, reply: &[u8]) -> Result<(), Ended> {
-    match tokio::time::timeout(WRITE_TIMEOUT, writer.write_all(reply)).await {
+async fn send(writer: &mut OwnedWriteHalf, mut reply: Pieces) -> Result<(), Ended> {
+    match tokio::time::timeout(WRITE_TIMEOUT, writer.write_all_buf(&mut reply)).await {
         Ok(written) => Ok(written?),
         Err(_) => Err(Ended::Slow),
     }

@@ -9,6 +9,7 @@ franz/ and java/ do the same with franz-go and with Kafka's own client.
 """
 import asyncio
 import sys
+import time
 import uuid
 
 BOOTSTRAP = sys.argv[1]
@@ -55,7 +56,13 @@ def confluent():
     resource.add_incremental_config(ck_admin.ConfigEntry(
         "retention.ms", "3600000", incremental_operation=ck_admin.AlterConfigOpType.SET))
     say("altered", code(admin.incremental_alter_configs([resource])[resource]))
-    settings = admin.describe_configs([resource])[resource].result(WAIT)
+    # Apache Kafka applies them after its answer.
+    deadline = time.monotonic() + WAIT
+    while True:
+        settings = admin.describe_configs([resource])[resource].result(WAIT)
+        if settings["retention.ms"].value == "3600000" or time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
     say("settings", [settings[key].value for key in ("retention.ms", "cleanup.policy", "max.message.bytes")])
     broker = ck_admin.ConfigResource("broker", "1")
     say("broker settings", bool(admin.describe_configs([broker])[broker].result(WAIT)))
@@ -182,7 +189,11 @@ async def aio():
     async with producer.transaction():
         await producer.send_offsets_to_transaction({at: RECORDS // 2 for at in partitions}, group)
     await producer.stop()
-    say("committed by a transaction", [await consumer.committed(at) for at in partitions])
+    # Apache Kafka makes them visible after its answer to the commit.
+    deadline = time.monotonic() + WAIT
+    while None in (offsets := [await consumer.committed(at) for at in partitions]) and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
+    say("committed by a transaction", offsets)
     await consumer.commit()
     say("committed", [await consumer.committed(at) >= RECORDS // 2 for at in partitions])
     await consumer.stop()

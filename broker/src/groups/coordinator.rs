@@ -68,7 +68,7 @@ impl Coordinator {
                 if !member_id.is_empty() {
                     return refuse(ResponseError::UnknownMemberId);
                 }
-                if inner.groups.len() >= self.max_groups {
+                if inner.groups.len() >= self.max_groups && !inner.forget_oldest() {
                     tracing::warn!(group, limit = self.max_groups, "too many groups");
                     return refuse(ResponseError::GroupMaxSizeReached);
                 }
@@ -109,12 +109,20 @@ impl Coordinator {
         let (sender, receiver) = oneshot::channel();
         let token = inner.next_token;
         inner.next_token += 1;
-        inner.waiting.insert(token, sender);
         let now_ms = self.now_ms();
         let Some(state) = inner.groups.get_mut(group) else { return receiver };
-        let effects = state.apply(now_ms, token, request);
-        if state.is_unused() {
+        let (reply, effects) = state.apply(now_ms, token, request);
+        if state.forget_ms().is_some_and(|at| at <= now_ms) {
             inner.groups.remove(group);
+        }
+        match reply {
+            Some(reply) => {
+                // The asker holds the other end until this returns.
+                let _ = sender.send(reply);
+            }
+            None => {
+                inner.waiting.insert(token, sender);
+            }
         }
         inner.deliver(effects);
         self.rescheduled.notify_one();
@@ -142,16 +150,23 @@ impl Coordinator {
         let now_ms = self.now_ms();
         let Inner { groups, .. } = &mut *inner;
         let due = groups.values_mut().filter(|g| g.deadline().is_some_and(|at| at <= now_ms));
-        let effects: Vec<_> = due.flat_map(|group| group.apply(now_ms, Token::MAX, Request::Tick)).collect();
-        groups.retain(|_, group| !group.is_unused());
+        let effects: Vec<_> = due.flat_map(|group| group.apply(now_ms, Token::MAX, Request::Tick).1).collect();
+        groups.retain(|_, group| group.forget_ms().is_none_or(|at| at > now_ms));
         inner.deliver(effects);
-        let next = inner.groups.values().filter_map(Group::deadline).min()?;
+        let next = inner.groups.values().flat_map(|group| [group.deadline(), group.forget_ms()]).flatten().min()?;
         Some(Duration::from_millis(u64::try_from(next - now_ms).unwrap_or(0).max(1)))
     }
 
     /// Whether the group has members, or ids given out to some.
     pub(crate) fn is_live(&self, group: &str) -> bool {
-        self.lock().groups.contains_key(group)
+        self.lock().groups.get(group).is_some_and(|group| !group.is_unused())
+    }
+
+    /// Forgets a group that everybody has left; says whether there was one.
+    pub(crate) fn forget(&self, group: &str) -> bool {
+        let mut inner = self.lock();
+        let is_deserted = inner.groups.get(group).is_some_and(Group::is_unused);
+        is_deserted && inner.groups.remove(group).is_some()
     }
 
     /// Whether a member of the group subscribes to something, so that its offsets are in use.
@@ -159,7 +174,7 @@ impl Coordinator {
         self.lock().groups.get(group).is_some_and(|group| !group.is_empty())
     }
 
-    /// Groups that have members.
+    /// Groups that have members, or had some lately.
     pub(crate) fn list(&self) -> Vec<Listed> {
         let inner = self.lock();
         let listed = inner.groups.iter().map(|(name, group)| Listed {
@@ -170,13 +185,20 @@ impl Coordinator {
         listed.collect()
     }
 
-    /// All about a group that has members.
+    /// All about a group that has members, or had some lately.
     pub(crate) fn describe(&self, group: &str) -> Option<Description> {
         self.lock().groups.get(group).map(Group::describe)
     }
 }
 
 impl Inner {
+    /// Makes room: forgets the group that was left first; says whether there was one.
+    fn forget_oldest(&mut self) -> bool {
+        let deserted = self.groups.iter().filter_map(|(name, group)| Some((group.forget_ms()?, name)));
+        let Some(oldest) = deserted.min().map(|(_, name)| name.clone()) else { return false };
+        self.groups.remove(&oldest).is_some()
+    }
+
     fn deliver(&mut self, effects: Vec<Effect>) {
         for Effect { token, reply } in effects {
             if let Some(sender) = self.waiting.remove(&token) {

@@ -1,7 +1,7 @@
-//! One consumer group as a pure state machine: `apply(now, token, request) -> effects`.
+//! One consumer group as a pure state machine: [`Group::apply`]`(now, request) -> (reply, effects)`.
 //!
-//! An effect is an answer to a request, this one or an earlier one that had to wait: joins wait for
-//! the others, syncs for the leader. [`Group::deadline`] says when time alone changes something; the
+//! There is no reply yet where a request must wait, joins for the others, syncs for the leader; an
+//! effect is the answer to such an earlier request, by its token. [`Group::deadline`] says when time alone changes something; the
 //! shell then applies [`Request::Tick`].
 //!
 //! ```text
@@ -27,6 +27,9 @@ use super::member::{Effect, Identity, Member, Reply, Request, Sync, Synced};
 
 /// A new member whose client went away while it waits for its first rebalance is kept this long.
 const NEW_MEMBER_TIMEOUT_MS: i64 = 300_000;
+/// A group that everybody has left is remembered this long, so that tools still find it (Apache Kafka
+/// looks for such groups every ten minutes).
+const LINGER_MS: i64 = 600_000;
 
 /// Limits that the broker's configuration sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +77,8 @@ pub(crate) struct Group {
     unsynced: BTreeSet<String>,
     unsynced_deadline_ms: i64,
     arrivals: u64,
+    /// Since when nobody is in it, after somebody was.
+    deserted_ms: Option<i64>,
 }
 
 /// A view of a group for those who ask about it.
@@ -113,6 +118,17 @@ impl Group {
             unsynced: BTreeSet::new(),
             unsynced_deadline_ms: 0,
             arrivals: 0,
+            deserted_ms: None,
+        }
+    }
+
+    /// When to forget it, if nobody comes until then.
+    pub(crate) fn forget_ms(&self) -> Option<i64> {
+        match (self.is_unused(), self.deserted_ms) {
+            (false, _) => None,
+            (true, Some(since)) => Some(since + LINGER_MS),
+            // Nobody has ever been in it.
+            (true, None) => Some(i64::MIN),
         }
     }
 
@@ -126,8 +142,9 @@ impl Group {
         self.members.is_empty()
     }
 
-    /// Applies a request; answers, also to earlier requests, are the effects.
-    pub(crate) fn apply(&mut self, now_ms: i64, token: Token, request: Request) -> Vec<Effect> {
+    /// Applies a request: its reply, unless it must wait, and answers to earlier requests that waited.
+    /// `token` will name this request if it is among those.
+    pub(crate) fn apply(&mut self, now_ms: i64, token: Token, request: Request) -> (Option<Reply>, Vec<Effect>) {
         let mut out = Vec::new();
         match request {
             Request::Join(join) => self.join(now_ms, token, join, &mut out),
@@ -146,7 +163,13 @@ impl Group {
             }
             Request::Tick => self.tick(now_ms, &mut out),
         }
-        out
+        self.deserted_ms = match self.is_unused() && self.generation > 0 {
+            true => self.deserted_ms.or(Some(now_ms)),
+            false => None,
+        };
+        let own = out.iter().position(|effect| effect.token == token);
+        let reply = own.map(|at| out.remove(at).reply);
+        (reply, out)
     }
 
     /// When time alone next changes something.

@@ -37,7 +37,9 @@ impl Bench {
     }
 
     fn collect(&mut self, token: Token, request: Request) {
-        for effect in self.group.apply(self.now, token, request) {
+        let (reply, effects) = self.group.apply(self.now, token, request);
+        let own = reply.map(|reply| Effect { token, reply });
+        for effect in own.into_iter().chain(effects) {
             let earlier = self.answers.insert(effect.token, effect.reply);
             assert!(earlier.is_none(), "request {} was answered twice", effect.token);
         }
@@ -211,6 +213,16 @@ fn leaving_hands_over() {
     bench.ask(Request::Leave(vec![member("b")]));
     assert_eq!(bench.group.state_name(), "Empty");
     assert!(bench.group.is_unused() && bench.group.deadline().is_none());
+    // It is remembered for a while from when it was left, and while somebody is in it.
+    let forget_ms = bench.now + LINGER_MS;
+    assert_eq!(bench.group.forget_ms(), Some(forget_ms));
+    bench.wait(1000);
+    assert_eq!(bench.heartbeat("b"), Err(ResponseError::UnknownMemberId));
+    assert_eq!(bench.group.forget_ms(), Some(forget_ms));
+    let mut newcomer = join("c");
+    newcomer.who.member_id.clear();
+    bench.ask(Request::Join(newcomer));
+    assert_eq!(bench.group.forget_ms(), None);
 }
 
 #[test]
@@ -521,6 +533,8 @@ proptest! {
         // In the end everybody falls silent: all is answered, nobody is left.
         bench.wait(NEW_MEMBER_TIMEOUT_MS + 20 * REBALANCE_MS);
         prop_assert!(bench.group.is_unused(), "{:?}", bench.group);
+        let latest = bench.now + LINGER_MS;
+        prop_assert!(bench.group.forget_ms().is_some_and(|at| at <= latest));
         for actor in &actors {
             let open = actor.join.iter().chain(&actor.sync);
             prop_assert!(open.clone().all(|token| bench.answers.contains_key(token)));

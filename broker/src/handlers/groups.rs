@@ -259,10 +259,10 @@ fn delete_one(context: &Context, group: &str) -> Result<(), ResponseError> {
     if context.groups.has_members(group) {
         return Err(ResponseError::NonEmptyGroup);
     }
-    context.store.update(|catalog| {
-        if !catalog.offsets().contains_key(group) {
-            return Err(ResponseError::GroupIdNotFound);
-        }
-        Ok(((), vec![Event::GroupForgotten { group: group.to_owned() }]))
+    let was_known = context.groups.forget(group);
+    context.store.update(|catalog| match (catalog.offsets().contains_key(group), was_known) {
+        (true, _) => Ok(((), vec![Event::GroupForgotten { group: group.to_owned() }])),
+        (false, true) => Ok(((), Vec::new())),
+        (false, false) => Err(ResponseError::GroupIdNotFound),
     })
 }

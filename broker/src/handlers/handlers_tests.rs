@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bytes::Buf;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{ApiKey, MetadataRequest, TopicName};
@@ -35,7 +36,8 @@ async fn answer(context: &Arc<Context>, api: &'static Api, version: i16, body: &
     };
     let serving = serve(context, &client, &frame);
     match tokio::time::timeout(std::time::Duration::from_millis(50), serving).await {
-        Ok(Ok(Some(reply))) => {
+        Ok(Ok(Some(mut reply))) => {
+            let reply = reply.copy_to_bytes(reply.remaining());
             let length = u32::from_be_bytes(*reply.first_chunk().unwrap());
             assert_eq!(length as usize, reply.len() - 4);
             assert_eq!(reply[4..8], 77i32.to_be_bytes());

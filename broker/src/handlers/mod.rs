@@ -26,6 +26,7 @@ use kafka_protocol::protocol::{Encodable, HeaderVersion, Request, StrBytes};
 use crate::catalog::TopicId;
 use crate::context::Context;
 use crate::protocol::frame::{Frame, Refusal};
+use crate::protocol::pieces::{self, Pieces};
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone)]
@@ -34,12 +35,15 @@ pub(crate) struct Client {
 }
 
 /// Serves one request; `None` when the protocol wants no reply.
-pub(crate) async fn serve(context: &Arc<Context>, client: &Client, frame: &Frame) -> Result<Option<BytesMut>, Refusal> {
+pub(crate) async fn serve(context: &Arc<Context>, client: &Client, frame: &Frame) -> Result<Option<Pieces>, Refusal> {
     let version = frame.version;
     let c = context;
     match frame.api.key {
-        ApiKey::Produce => return produce::produce(c, frame),
-        ApiKey::Fetch => answer(frame, |request| fetch::fetch(c, request, version)).await,
+        ApiKey::Produce => return Ok(produce::produce(c, frame)?.map(Pieces::from)),
+        ApiKey::Fetch => {
+            let reply = fetch::fetch(c, frame.decode()?, version).await;
+            return pieces::fetched(frame.correlation, version, reply).map(Some);
+        }
         ApiKey::ListOffsets => now(frame, |r| offsets::list(c, r, version)),
         ApiKey::Metadata => now(frame, |r| cluster::metadata(c, r, version)),
         ApiKey::OffsetCommit => now(frame, |r| commits::commit(c, r)),
@@ -75,7 +79,7 @@ pub(crate) async fn serve(context: &Arc<Context>, client: &Client, frame: &Frame
         // The table of served requests and this match are kept together by a test.
         key => Err(Refusal::UnknownKey(key as i16)),
     }
-    .map(Some)
+    .map(|reply| Some(reply.into()))
 }
 
 async fn answer<Q, F>(frame: &Frame, handle: impl FnOnce(Q) -> F) -> Result<BytesMut, Refusal>

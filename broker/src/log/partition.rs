@@ -189,7 +189,7 @@ impl Partition {
             return Err(ResponseError::UnknownTopicOrPartition);
         }
         admit()?;
-        let (reply, effects) = inner.state.plan(now_ms, request, rules);
+        let (reply, effects) = inner.state.apply(now_ms, request, rules);
         if let Reply::Refused(error) = reply {
             return Err(error);
         }
@@ -278,7 +278,7 @@ impl Partition {
         persist: impl FnOnce(i64) -> Result<(), ResponseError>,
     ) -> Result<i64, ResponseError> {
         let mut inner = lock(&self.inner);
-        let (reply, effects) = inner.state.plan(now_ms, Request::Trim(offset), rules);
+        let (reply, effects) = inner.state.apply(now_ms, Request::Trim(offset), rules);
         let start = match reply {
             Reply::Trimmed(start) => start,
             Reply::Refused(error) => return Err(error),
@@ -300,7 +300,7 @@ impl Partition {
             }
             inner.state.set_segment_bytes(rules.segment_bytes);
             inner.state.expire_producers(now_ms);
-            let (_, effects) = inner.state.plan(now_ms, Request::Retain, rules);
+            let (_, effects) = inner.state.apply(now_ms, Request::Retain, rules);
             self.carry_out_housekeeping(&mut inner, now_ms, &effects);
         }
         if rules.cleanup.compact {

@@ -1,7 +1,7 @@
 //! The log of one partition as a pure state machine.
 //!
-//! [`LogState::plan`] decides: `(now, request) -> (reply, effects)`, without changing anything.
-//! The shell carries the effects out on the disk and hands each one that succeeded to
+//! [`LogState::apply`]`(now, request) -> (reply, effects)` decides, without changing anything. The
+//! shell carries the effects out on the disk and hands each one that succeeded to
 //! [`LogState::record`], which is the only place where the state changes. A disk that refuses thus
 //! leaves the state where it was. Recovery is the same `record`, fed with what lies on the disk.
 //!
@@ -260,8 +260,9 @@ impl LogState {
         }
     }
 
-    /// Decides about a request; changes nothing.
-    pub(crate) fn plan(&self, now_ms: i64, request: Request<'_>, rules: &LogRules) -> (Reply, Vec<Effect>) {
+    /// Applies the rules to a request: the reply that holds once the effects are carried out. The state
+    /// changes only then, by [`Self::record`].
+    pub(crate) fn apply(&self, now_ms: i64, request: Request<'_>, rules: &LogRules) -> (Reply, Vec<Effect>) {
         let planned = match request {
             Request::Append(batch) => self.plan_append(now_ms, batch, rules),
             Request::End(marker, ending) => self.plan_end(now_ms, marker, ending, rules),

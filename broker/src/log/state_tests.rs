@@ -27,7 +27,7 @@ fn empty() -> LogState {
 
 /// Plans and, as a disk that works would, carries everything out.
 fn apply(log: &mut LogState, now: i64, request: Request<'_>, rules: &LogRules) -> Reply {
-    let (reply, effects) = log.plan(now, request, rules);
+    let (reply, effects) = log.apply(now, request, rules);
     effects.iter().for_each(|effect| log.record(now, effect));
     reply
 }
@@ -49,7 +49,7 @@ fn planning_changes_nothing() {
     append(&mut log, 0, &header(3000, 5, 0), &LogRules::small());
     let before = log.clone();
     for request in [Request::Append(&header(3000, 5, 0)), Request::Trim(3), Request::Retain] {
-        let (_, effects) = log.plan(0, request, &LogRules::small());
+        let (_, effects) = log.apply(0, request, &LogRules::small());
         assert!(!effects.is_empty() || matches!(request, Request::Retain));
         assert_eq!(log, before);
     }
@@ -75,7 +75,7 @@ fn segments_roll_by_size_and_age() {
 fn what_does_not_fit_is_refused_without_effects() {
     let log = empty();
     let rules = LogRules { max_message_bytes: 500, ..LogRules::small() };
-    let refused = |batch: BatchHeader| match log.plan(0, Request::Append(&batch), &rules) {
+    let refused = |batch: BatchHeader| match log.apply(0, Request::Append(&batch), &rules) {
         (Reply::Refused(error), effects) if effects.is_empty() => error,
         other => panic!("{other:?}"),
     };
@@ -155,7 +155,7 @@ fn append_time_is_given_where_the_topic_wants_it() {
     let rules = LogRules { log_append_time: true, ..LogRules::small() };
     let mut log = empty();
     let batch = header(100, 1, 55);
-    let (reply, effects) = log.plan(777, Request::Append(&batch), &rules);
+    let (reply, effects) = log.apply(777, Request::Append(&batch), &rules);
     assert_eq!(reply, Reply::Appended { base_offset: 0, append_time_ms: 777 });
     effects.iter().for_each(|effect| log.record(777, effect));
     assert_eq!(log.max_timestamp(), Some(777));

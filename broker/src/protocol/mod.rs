@@ -8,5 +8,6 @@
 
 pub(crate) mod api;
 pub(crate) mod frame;
+pub(crate) mod pieces;
 pub(crate) mod shape;
 pub(crate) mod unserved;

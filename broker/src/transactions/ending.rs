@@ -14,7 +14,7 @@ const ATTEMPTS: usize = 4;
 pub(crate) fn ask(context: &Context, request: Request<'_>) -> Result<Reply, ResponseError> {
     let limits = context.config.transaction_limits();
     let reply = context.store.update(|catalog| {
-        let (reply, changes) = catalog.transactions().plan(now_ms(), request, &limits);
+        let (reply, changes) = catalog.transactions().apply(now_ms(), request, &limits);
         let events = changes.into_iter().map(|change| Event::Transaction { change });
         Ok::<_, ResponseError>((reply, events.collect()))
     })?;

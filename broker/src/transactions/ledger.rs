@@ -1,8 +1,8 @@
 //! The transactional ids and their transactions as a pure state machine.
 //!
-//! [`Ledger::plan`] decides: `(now, request) -> (reply, changes)`, without changing anything;
-//! [`Ledger::evolve`] applies changes that have been written down. Replaying the changes gives the
-//! same state.
+//! [`Ledger::apply`]`(now, request) -> (reply, effects)` decides, without changing anything. An effect
+//! is a [`Change`] to be written into the journal; [`Ledger::evolve`] takes in what has been written.
+//! Replaying the changes gives the same state.
 //!
 //! Invariants: of the producers with one transactional id only the newest epoch may write, join or
 //! end; a transaction that is being ended never takes anything in; an outcome, once decided, does
@@ -226,8 +226,9 @@ impl Ledger {
         Ok(transaction)
     }
 
-    /// Decides about a request; changes nothing.
-    pub(crate) fn plan(&self, now_ms: i64, request: Request<'_>, limits: &Limits) -> (Reply, Vec<Change>) {
+    /// Applies the rules to a request: the reply that holds once the changes are in the journal. The
+    /// state changes only then, by [`Self::evolve`].
+    pub(crate) fn apply(&self, now_ms: i64, request: Request<'_>, limits: &Limits) -> (Reply, Vec<Change>) {
         let planned = match request {
             Request::Init { id, timeout_ms, current, fresh } => {
                 self.plan_init(now_ms, limits, id, Wish { timeout_ms, current, fresh })

@@ -7,7 +7,7 @@ use super::*;
 const LIMITS: Limits = Limits { max_timeout_ms: 60_000, max_ids: 2, idle_ms: 100_000 };
 
 fn apply(ledger: &mut Ledger, now: i64, request: Request<'_>) -> (Reply, Released) {
-    let (reply, changes) = ledger.plan(now, request, &LIMITS);
+    let (reply, changes) = ledger.apply(now, request, &LIMITS);
     let mut released = Released::new();
     for change in changes {
         released.extend(ledger.evolve(change));
@@ -181,7 +181,7 @@ proptest! {
                 _ => Request::Expire,
             };
             let before = ledger.clone();
-            let (_, changes) = ledger.plan(now, request, &LIMITS);
+            let (_, changes) = ledger.apply(now, request, &LIMITS);
             prop_assert_eq!(&before, &ledger);
             for change in changes {
                 if let Change::Decided { outcome, .. } = change {

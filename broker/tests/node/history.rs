@@ -12,6 +12,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::register::{self, Crew};
+
 /// A moment on the clients' common clock.
 pub(crate) type Tick = u64;
 /// A partition of the topic that is appended to.
@@ -71,6 +73,8 @@ pub(crate) struct History {
     pub(crate) seen: Vec<(Partition, i64, u64)>,
     /// Writes to the compacted topic: per key the values in order, and which were acknowledged.
     pub(crate) table: BTreeMap<String, Vec<(u64, bool)>>,
+    /// What the members of a group did.
+    pub(crate) crew: Crew,
     /// Answers that must not be.
     pub(crate) complaints: Vec<String>,
 }
@@ -84,6 +88,7 @@ impl History {
         self.looks.extend(other.looks);
         self.seen.extend(other.seen);
         self.table.extend(other.table);
+        self.crew.merge(other.crew);
         self.complaints.extend(other.complaints);
     }
 }
@@ -112,6 +117,7 @@ pub(crate) fn check(history: &History, remains: &Remains) -> Vec<String> {
     check_order(history, &places, &mut wrong);
     check_looks(history, &mut wrong);
     check_table(history, remains, &mut wrong);
+    wrong.extend(register::check(&history.crew));
     wrong
 }
 

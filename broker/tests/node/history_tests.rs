@@ -41,6 +41,7 @@ fn sound() -> (History, Remains) {
         ],
         seen: vec![(0, 0, 10), (0, 3, 20)],
         table: [("k".to_owned(), vec![(1, true), (2, true), (3, false)])].into(),
+        crew: Crew::default(),
         complaints: Vec::new(),
     };
     let all = vec![(0, 10), (1, 11), (2, 12), (3, 20), (4, 21), (6, 22), (8, 23)];

@@ -50,7 +50,12 @@ fn kills_lose_nothing_acknowledged_and_show_nothing_aborted() {
             play(Actor::write_idempotently);
             play(Actor::transact);
         }
-        play(|actor, number| actor.commit(&format!("plain group {number}")));
+        for _ in 0..2 {
+            play(|actor, number| actor.commit(&format!("plain group {number}")));
+        }
+        for _ in 0..3 {
+            play(Actor::serve_in_crew);
+        }
         play(|actor, _| actor.follow());
         play(Actor::overwrite);
         for _ in 0..kills {
@@ -79,6 +84,8 @@ fn kills_lose_nothing_acknowledged_and_show_nothing_aborted() {
     let ended = |outcome| history.transactions.values().filter(|found| **found == outcome).count();
     assert!(ended(Outcome::Committed) > 0 && ended(Outcome::Aborted) > 0, "too little happened to check anything");
     assert!(history.appends.iter().any(|append| append.acknowledged.is_some()) && !history.seen.is_empty());
+    let crew = &history.crew;
+    assert!(crew.commits.iter().any(|commit| commit.acknowledged.is_some()) && !crew.readings.is_empty());
 }
 
 fn report(history: &History, kills: u64, wrong: usize) {
@@ -89,11 +96,14 @@ fn report(history: &History, kills: u64, wrong: usize) {
     let _ = writeln!(
         std::io::stderr(),
         "{kills} kills: {acknowledged} of {} records acknowledged; transactions {} committed, {} aborted, {} unknown; \
-         {steps} offset steps; {} looks; {} records seen; {written} table writes; {wrong} wrong",
+         {steps} offset steps; of a crew {} generations joined, {} commits, {} readings; {} looks; {} records seen; {written} table writes; {wrong} wrong",
         history.appends.len(),
         ended(Outcome::Committed),
         ended(Outcome::Aborted),
         ended(Outcome::Unknown),
+        history.crew.memberships.len(),
+        history.crew.commits.len(),
+        history.crew.readings.len(),
         history.looks.len(),
         history.seen.len(),
     );

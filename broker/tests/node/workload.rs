@@ -62,7 +62,8 @@ impl Shared {
 }
 
 /// The connection broke after the request was sent: whether it was carried out is not known.
-struct Lost;
+#[derive(Debug)]
+pub(crate) struct Lost;
 
 /// A client: connects when it must, and again when the broker has died.
 pub(crate) struct Actor {
@@ -78,8 +79,28 @@ impl Actor {
         Self { shared: shared.clone(), rng, connection: None, history: History::default() }
     }
 
+    pub(crate) fn tick(&self) -> Tick {
+        self.shared.tick()
+    }
+
+    pub(crate) fn value(&self) -> u64 {
+        self.shared.value()
+    }
+
+    pub(crate) fn stopped(&self) -> bool {
+        self.shared.stopped()
+    }
+
+    pub(crate) fn draw(&mut self, chance: f64) -> bool {
+        self.rng.random_bool(chance)
+    }
+
+    pub(crate) fn below(&mut self, end: i32) -> i32 {
+        self.rng.random_range(0..end)
+    }
+
     /// Sends once, on a connection that stands.
-    fn once<T>(&mut self, send: impl FnOnce(&mut Client) -> io::Result<T>) -> Result<T, Lost> {
+    pub(crate) fn once<T>(&mut self, send: impl FnOnce(&mut Client) -> io::Result<T>) -> Result<T, Lost> {
         let mut connection = loop {
             match self.connection.take().map_or_else(|| Client::connect(self.shared.address), Ok) {
                 Ok(connection) => break connection,
@@ -112,7 +133,7 @@ impl Actor {
         }
     }
 
-    fn complain(&mut self, what: String) {
+    pub(crate) fn complain(&mut self, what: String) {
         self.history.complaints.push(what);
     }
 
@@ -200,7 +221,7 @@ impl Actor {
                 let zombie = std::mem::replace(&mut producer, self.begin_anew(&id));
                 self.haunt(&zombie);
             }
-            let offset = self.read_offset(&producer.group);
+            let offset = self.read_offset(&producer.group, 0);
             self.step(&producer.group, OffsetStep::Read { offset });
         }
         self.history
@@ -344,8 +365,8 @@ impl Actor {
         }
     }
 
-    fn read_offset(&mut self, group: &str) -> i64 {
-        let topic = OffsetFetchRequestTopic::default().with_name(name(LOG)).with_partition_indexes(vec![0]);
+    pub(crate) fn read_offset(&mut self, group: &str, partition: Partition) -> i64 {
+        let topic = OffsetFetchRequestTopic::default().with_name(name(LOG)).with_partition_indexes(vec![partition]);
         let request = OffsetFetchRequest::default()
             .with_group_id(GroupId(text(group)))
             .with_topics(Some(vec![topic]))
@@ -382,7 +403,7 @@ impl Actor {
                 Ok(code) => self.complain(format!("a commit was refused: {:?}", ResponseError::try_from_code(code))),
             }
             if code.is_err() || self.rng.random_bool(0.1) {
-                let offset = self.read_offset(group);
+                let offset = self.read_offset(group, 0);
                 self.step(group, OffsetStep::Read { offset });
             }
         }

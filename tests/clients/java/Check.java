@@ -91,7 +91,7 @@ public final class Check {
     static KafkaConsumer<String, String> consumer(String... pairs) {
         Properties settings = settings("auto.offset.reset", "earliest", "enable.auto.commit", "false",
             "session.timeout.ms", "6000", "heartbeat.interval.ms", "200", "max.poll.interval.ms", "30000",
-            "metadata.max.age.ms", "1000", "isolation.level", "read_committed", "default.api.timeout.ms", "20000");
+            "metadata.max.age.ms", "1000", "fetch.max.wait.ms", "50", "isolation.level", "read_committed", "default.api.timeout.ms", "20000");
         settings.putAll(settings(pairs));
         return new KafkaConsumer<>(settings, new StringDeserializer(), new StringDeserializer());
     }

@@ -48,10 +48,21 @@ fn run(name: &str, check: impl FnOnce() -> Check) {
 
 /// Runs a check against a broker of its own.
 pub(crate) fn on_embedded(name: &str, check: impl FnOnce(Target) -> Check + 'static) {
+    on_embedded_with(name, |_| {}, check);
+}
+
+/// Runs a check against a broker of its own with changed settings.
+pub(crate) fn on_embedded_with(
+    name: &str,
+    change: impl FnOnce(&mut Config) + 'static,
+    check: impl FnOnce(Target) -> Check + 'static,
+) {
     run(name, || {
         Box::pin(async {
             let folder = tempfile::tempdir()?;
-            let broker = Broker::start(Config::new(folder.path())).await?;
+            let mut config = Config::new(folder.path());
+            change(&mut config);
+            let broker = Broker::start(config).await?;
             let outcome = check(Target::embedded(&broker)).await;
             broker.shutdown().await;
             outcome

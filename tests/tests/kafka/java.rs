@@ -6,14 +6,16 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
+use rdkafka::producer::Producer;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::harness::{Target, skip, unique};
+use crate::harness::{PATIENCE, Target, send, skip, unique};
 
 const TOPICS: &str = "org.apache.kafka.tools.TopicCommand";
 const PRODUCER: &str = "org.apache.kafka.tools.ConsoleProducer";
 const CONSUMER: &str = "org.apache.kafka.tools.consumer.ConsoleConsumer";
+const TRANSACTIONS: &str = "org.apache.kafka.tools.TransactionsCommand";
 const GROUPS: &str = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
 
 fn jars() -> PathBuf {
@@ -61,14 +63,43 @@ fn rows(table: &str, first: &str) -> Vec<Vec<String>> {
     split.filter(|row| row.first().is_some_and(|cell| cell == first)).collect()
 }
 
+fn tools<'a>(target: &'a Target, check: &str) -> Option<Tools<'a>> {
+    let tools = Tools { jars: jars(), target };
+    if tools.jars.is_dir() {
+        return Some(tools);
+    }
+    skip(check, &format!("no jars in {}; run tests/brokers/up.sh kafka once", tools.jars.display()));
+    None
+}
+
+/// An open transaction as `kafka-transactions.sh` shows it.
+pub(crate) async fn transactions_tool(target: Target) -> Result<()> {
+    let Some(tools) = tools(&target, "java::transactions_tool") else { return Ok(()) };
+    let topic = target.topic("java-open", 1).await?;
+    let id = unique("java-open");
+    let producer = target.producer(&[("transactional.id", &id)])?;
+    producer.init_transactions(PATIENCE)?;
+    producer.begin_transaction()?;
+    send(&producer, &topic, Some(0), "k", "open").await?;
+
+    let listed = tools.run(TRANSACTIONS, &["list"]).await?;
+    // TransactionalId Coordinator ProducerId TransactionState
+    let line = rows(&listed, &id);
+    ensure!(line.len() == 1 && line[0].get(3).is_some_and(|state| state == "Ongoing"), "{listed}");
+    let described = tools.run(TRANSACTIONS, &["describe", "--transactional-id", &id]).await?;
+    ensure!(described.contains("Ongoing") && described.contains(&format!("{topic}-0")), "{described}");
+    let producers = tools.run(TRANSACTIONS, &["describe-producers", "--topic", &topic, "--partition", "0"]).await?;
+    // ProducerId ProducerEpoch LatestCoordinatorEpoch LastSequence LastTimestamp CurrentTransactionStartOffset
+    let producer_id = line[0].get(2).context("a producer id")?;
+    let mine = rows(&producers, producer_id);
+    ensure!(mine.len() == 1 && mine[0].last().is_some_and(|start| start == "0"), "{producers}");
+    producer.commit_transaction(PATIENCE)?;
+    Ok(())
+}
+
 /// Topics, producer, consumer, consumer groups.
 pub(crate) async fn console_tools(target: Target) -> Result<()> {
-    let tools = Tools { jars: jars(), target: &target };
-    if !tools.jars.is_dir() {
-        let why = format!("no jars in {}; run tests/brokers/up.sh kafka once", tools.jars.display());
-        skip("java::console_tools", &why);
-        return Ok(());
-    }
+    let Some(tools) = tools(&target, "java::console_tools") else { return Ok(()) };
     let (topic, group) = (unique("java"), unique("java-group"));
     let (topic, group) = (topic.as_str(), group.as_str());
 

@@ -30,12 +30,18 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
 
 async fn measure(target: &Target, fetch_wait_ms: &str) -> Result<String> {
     let topic = target.topic("latency", 1).await?;
+    let [end_to_end, acknowledged] = flow(target, &topic, fetch_wait_ms, SECONDS).await?;
+    Ok(format!("fetch.wait.max.ms={fetch_wait_ms}; end to end {end_to_end}; acknowledged {acknowledged}"))
+}
+
+/// Sends at a steady rate and reads; quantiles of the time to the consumer and to the acknowledgement.
+pub(crate) async fn flow(target: &Target, topic: &str, fetch_wait_ms: &str, seconds: u64) -> Result<[String; 2]> {
     let producer = target.producer(&[("linger.ms", "0"), ("socket.nagle.disable", "true")])?;
     let settings = [("fetch.wait.max.ms", fetch_wait_ms), ("socket.nagle.disable", "true")];
-    let consumer = target.reader(&topic, &settings)?;
-    send(&producer, &topic, Some(0), "k", "warm").await?;
+    let consumer = target.reader(topic, &settings)?;
+    send(&producer, topic, Some(0), "k", "warm").await?;
     receive(&consumer).await?;
-    let total = RATE_PER_S * SECONDS;
+    let total = RATE_PER_S * seconds;
     let consuming = tokio::spawn(async move {
         let mut waits = Vec::new();
         for _ in 0..total {
@@ -60,19 +66,17 @@ async fn measure(target: &Target, fetch_wait_ms: &str) -> Result<String> {
         tokio::time::sleep_until(due.into()).await;
         let sent = now_ns();
         let value = format!("{sent:0RECORD_BYTES$}");
-        let record = FutureRecord::to(&topic).key("k").payload(&value).partition(0);
+        let record = FutureRecord::to(topic).key("k").payload(&value).partition(0);
         let delivery = producer.send_result(record).map_err(|(error, _)| error)?;
         acks.send((sent, delivery)).await?;
     }
     drop(acks);
-    let mut line = format!("fetch.wait.max.ms={fetch_wait_ms}");
-    for (what, task) in [("end to end", consuming), ("acknowledged", acknowledging)] {
-        let mut waits = task.await??;
+    let quantiles = |mut waits: Vec<f64>| {
         waits.sort_by(f64::total_cmp);
         let [p50, p99, max] = [0.5, 0.99, 1.0].map(|q| quantile(&waits, q));
-        line += &format!("; {what} p50 {p50:.2} ms, p99 {p99:.2} ms, max {max:.2} ms");
-    }
-    Ok(line)
+        format!("p50 {p50:.2} ms, p99 {p99:.2} ms, max {max:.2} ms")
+    };
+    Ok([quantiles(consuming.await??), quantiles(acknowledging.await??)])
 }
 
 fn report(broker: &'static str, target: Target) -> std::pin::Pin<Box<dyn Future<Output = Result<()>>>> {

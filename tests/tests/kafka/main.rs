@@ -73,6 +73,6 @@ conformance! {
         partitions_are_added, records_are_deleted, produce_creates_topic, consume_creates_no_topic,
         recreated_topic_starts_empty;
     kcat: produce_consume_and_list;
-    java: console_tools;
+    java: console_tools, transactions_tool;
     transactions: commit_and_abort, open_transaction_is_hidden, zombie_is_fenced;
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use broker::FsyncPolicy;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
@@ -21,6 +22,9 @@ const RECORD_BYTES: usize = 200;
 const RECORDS: u64 = 3_000_000;
 /// How often each broker is measured; the best and the worst are printed.
 const ROUNDS: usize = 3;
+/// Records and seconds of each measurement with forced writes.
+const FORCED_RECORDS: u64 = 1_000_000;
+const FORCED_SECONDS: u64 = 5;
 const LARGE_LOG_BYTES: u64 = 10_000_000_000;
 const LARGE_RECORD_BYTES: usize = 1000;
 
@@ -136,6 +140,50 @@ fn embedded() {
 #[ignore = "a measurement, to be looked at, not a check"]
 fn apache() {
     harness::on_apache("throughput", |target| Box::pin(measure("Apache Kafka", target)));
+}
+
+/// What forcing writes to the disk costs: every policy of the embedded broker, and Apache Kafka with its
+/// default and with a flush at every append, in turn.
+#[test]
+#[ignore = "a measurement of three minutes, to be looked at, not a check"]
+fn fsync_policies() {
+    for round in 1..=ROUNDS {
+        for (name, policy) in [
+            ("embedded, never", FsyncPolicy::Never),
+            ("embedded, interval of 1 s", FsyncPolicy::Interval(Duration::from_secs(1))),
+            ("embedded, always", FsyncPolicy::Always),
+        ] {
+            let change = move |config: &mut broker::Config| config.fsync = policy;
+            harness::on_embedded_with(name, change, move |target| {
+                Box::pin(async move { forced(round, name, &target, &[]).await })
+            });
+        }
+        for (name, settings) in
+            [("Apache Kafka, default", &[][..]), ("Apache Kafka, flush.messages=1", &[("flush.messages", "1")][..])]
+        {
+            harness::on_apache(name, move |target| {
+                Box::pin(async move { forced(round, name, &target, settings).await })
+            });
+        }
+    }
+}
+
+/// One line: throughput, and times at a steady rate.
+async fn forced(round: usize, name: &str, target: &Target, settings: &[(&str, &str)]) -> Result<()> {
+    let settings = &[&[("retention.ms", "-1")], settings].concat();
+    let topic = target.topic_with("forced", 1, settings).await?;
+    let produced = rate(FORCED_RECORDS, produce(target, &topic, FORCED_RECORDS, RECORD_BYTES)?);
+    let consumed = rate(FORCED_RECORDS, consume(target, &topic, FORCED_RECORDS)?);
+    let quiet = target.topic_with("forced", 1, settings).await?;
+    let [end_to_end, acknowledged] = crate::latency::flow(target, &quiet, "100", FORCED_SECONDS).await?;
+    let options = rdkafka::admin::AdminOptions::new();
+    target.admin()?.delete_topics(&[&topic, &quiet], &options).await?;
+    writeln!(
+        std::io::stdout(),
+        "round {round}, {name}: produced {produced:.0}/s, consumed {consumed:.0}/s; end to end {end_to_end}; \
+         acknowledged {acknowledged}"
+    )?;
+    Ok(())
 }
 
 /// What a broker in a process of its own holds in memory beside a log of 10 GB.
