@@ -15,8 +15,7 @@
 //! - Everything is bounded: queues by requests, members by requests in flight, workers by the node's permits.
 //! - Without a planner the node goes on with its last plan.
 //!
-//! Left out: offering `backend::cuda` to nodes (it is tested and not in [`backend::Backends::available`]), and background
-//! work from a file or another topic.
+//! Left out: background work from a file or another topic, and standby instances.
 
 pub mod backend;
 pub mod config;

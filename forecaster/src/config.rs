@@ -154,6 +154,14 @@ mod tests {
     }
 
     #[test]
+    fn a_series_of_the_default_settings_takes_at_most_512_kib() {
+        for interval_ms in [60_000, 300_000, 3_600_000] {
+            let model = crate::Model::new(Config::default().model(interval_ms)).expect("sound");
+            assert!(model.memory_bytes() <= 512 << 10, "{interval_ms} ms: {} KiB", model.memory_bytes() >> 10);
+        }
+    }
+
+    #[test]
     fn a_compressed_day_is_rounded_to_intervals() {
         let config = Config {
             day: ConfigDuration::from_millis(DAY_MS / 7),
