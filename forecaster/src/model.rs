@@ -60,7 +60,7 @@ pub struct ModelConfig {
 
 impl ModelConfig {
     /// Direct horizons of a forecast that reaches 60 steps.
-    pub const HORIZONS: [u32; 9] = [1, 2, 4, 8, 12, 20, 30, 45, 60];
+    pub const HORIZONS: [u32; 8] = [1, 2, 4, 8, 12, 20, 36, 60];
     /// Levels that the planner may ask for.
     pub const LEVELS: [f64; 5] = [0.5, 0.9, 0.95, 0.975, 0.99];
 

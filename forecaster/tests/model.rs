@@ -406,6 +406,8 @@ proptest! {
         prop_assert!(Model::from_json(hourly(), &state).is_ok(), "its own state is never refused");
     }
 
+    /// For any scale within 3 %: one that is no power of four rounds each sample, and a sample that lay on a threshold of a
+    /// tree may come to lie on its other side. For powers of four `properties.rs` asks for it bit for bit.
     #[test]
     fn scaling_the_series_scales_the_forecast(seed in 0_u64..1000, scale in 0.01_f64..1000.0) {
         let values = load(seed, 300);
@@ -417,7 +419,7 @@ proptest! {
         for (plain, scaled) in run(1.0).iter().zip(run(scale)) {
             let pairs = plain.quantiles.iter().zip(&scaled.quantiles);
             for (a, b) in pairs.chain([(&plain.mean, &scaled.mean), (&plain.median, &scaled.median)]) {
-                prop_assert!((a * scale - b).abs() <= 1e-3 * (a * scale).max(scale), "{a} * {scale} against {b}");
+                prop_assert!((a * scale - b).abs() <= 3e-2 * (a * scale).max(scale), "{a} * {scale} against {b}");
             }
         }
     }
