@@ -266,6 +266,7 @@ async fn a_node_that_is_at_its_ceiling_gets_another_plan_out_of_turn() {
     let world = World::new().await;
     let mut config = something_to_plan(folder.path(), PlanMode::Apply);
     config.planner.period = ConfigDuration::from_secs(3_600);
+    config.planner.horizon = ConfigDuration::from_secs(7_200);
     let planner = world.start(config);
     let first = world.plan_of(1).await;
     planner.until_it("plan 1-").await;
