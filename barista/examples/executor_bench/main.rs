@@ -1,7 +1,7 @@
 //! What the executor costs over a bare loop on the same backend, and what it does beyond saturation.
 //!
 //! ```text
-//! executor_bench MODEL.onnx [--batch N] [--seconds S] [--runs R] [--slo MS] throughput|latency|overload|scale …
+//! executor_bench MODEL.onnx [--batch N] [--seconds S] [--runs R] [--slo MS] [--queue N] throughput|latency|overload|scale …
 //! ```
 //!
 //! One process: the embedded broker, the client and everything of the node but its worker live on core 1; the worker,
@@ -26,11 +26,13 @@ pub(crate) struct Options {
     pub(crate) runs: usize,
     /// Latency objective of `overload`, milliseconds.
     pub(crate) slo_ms: f64,
+    /// Requests that may wait in the node; absent: its default.
+    pub(crate) queue: Option<usize>,
     /// Scenarios.
     pub(crate) scenarios: Vec<String>,
 }
 
-const USAGE: &str = "usage: executor_bench MODEL.onnx [--batch N] [--seconds S] [--runs R] [--slo MS] \
+const USAGE: &str = "usage: executor_bench MODEL.onnx [--batch N] [--seconds S] [--runs R] [--slo MS] [--queue N] \
                      throughput|latency|overload|scale …";
 
 fn options() -> Option<Options> {
@@ -41,6 +43,7 @@ fn options() -> Option<Options> {
         seconds: 8,
         runs: 5,
         slo_ms: 200.0,
+        queue: None,
         scenarios: Vec::new(),
     };
     while let Some(argument) = arguments.next() {
@@ -48,6 +51,7 @@ fn options() -> Option<Options> {
             "--batch" => options.batch = arguments.next()?.parse().ok()?,
             "--seconds" => options.seconds = arguments.next()?.parse().ok()?,
             "--runs" => options.runs = arguments.next()?.parse().ok()?,
+            "--queue" => options.queue = Some(arguments.next()?.parse().ok()?),
             "--slo" => options.slo_ms = arguments.next()?.parse().ok()?,
             _ => options.scenarios.push(argument),
         }
