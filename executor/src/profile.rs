@@ -164,7 +164,7 @@ pub fn estimate(path: &Path, device: &Figures, max_batch: u32) -> Result<(Profil
         model: path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned()),
         sha256,
         backend: "cuda".to_owned(),
-        host: format!("estimated for {} from its data sheet, never measured", device.name),
+        host: format!("{} by its data sheet", device.name),
         // What the device adds (its context, copying the weights) is not known.
         load_ms,
         memory_mib: (constants as u64 + activations) as f64 / f64::from(1 << 20),

@@ -201,7 +201,9 @@ impl Planner {
                 tracing::info!(service, flavor = flavor.name, p95_ms, factor, "a profile is corrected");
             }
         }
-        for request in &heartbeat.replan {
+        // Only of services that are planned for: what nodes name must not fill the memory.
+        let planned = |service: &str| self.services.iter().any(|s| s.name == service);
+        for request in heartbeat.replan.iter().filter(|r| planned(&r.service)) {
             let heard = self.asked.get(&request.service).is_some_and(|last_ms| seen_ms - last_ms < ASKED_AGAIN_MS);
             if !heard {
                 self.asked.insert(request.service.clone(), seen_ms);
