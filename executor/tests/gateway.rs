@@ -385,11 +385,12 @@ async fn bytes_are_limited() {
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
     assert!(status.message().contains("1000 bytes"), "{status}");
     let first = open_request(rig.http, "/v2/models/a/infer", 900).await;
-    let busy = async || {
-        let reply = send(rig.http, "POST", "/v2/models/a/infer", &[], &[b' '; 900]).await;
-        reply.status == 429 && reply.json()["error"].as_str().unwrap().contains("1500 bytes")
-    };
-    eventually("the bytes in flight are limited", busy).await;
+    // Not before it holds its bytes: if the second were faster, the first would be the one refused.
+    let holds = || runtime::metrics::encode(&rig.metrics).unwrap().contains("barista_gateway_in_flight_bytes 900");
+    until("it holds its bytes", holds).await;
+    let busy = send(rig.http, "POST", "/v2/models/a/infer", &[], &[b' '; 900]).await;
+    assert_eq!(busy.status, 429);
+    assert!(busy.json()["error"].as_str().unwrap().contains("1500 bytes"));
     drop(first);
     eventually("it goes on", async || rig.infer(&body(1.0, 1.0)).await.status == 200).await;
     rig.end().await;

@@ -80,6 +80,7 @@ impl Admission {
             let message = format!("the bodies in flight fill {} bytes, try again later", limits.max_in_flight_bytes);
             Failure::new(Code::TooMany, message)
         })?;
+        self.gateway.metrics.in_flight_bytes.inc_by(taken.num_permits() as i64);
         match &mut self.bytes {
             Some(held) => held.merge(taken),
             None => self.bytes = Some(taken),
@@ -113,6 +114,8 @@ impl Drop for Admission {
     fn drop(&mut self) {
         let metrics = &self.gateway.metrics;
         metrics.in_flight.dec();
+        let held = self.bytes.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        metrics.in_flight_bytes.dec_by(held as i64);
         let label = self.protocol.label();
         metrics.seconds.get_or_create(&label).observe(self.began.elapsed().as_secs_f64());
         metrics.inferences.get_or_create(&InferLabel { protocol: label.protocol, status: self.status }).inc();

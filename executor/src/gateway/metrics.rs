@@ -28,6 +28,7 @@ pub(crate) struct InferLabel {
 pub(crate) struct Metrics {
     pub(crate) inferences: Family<InferLabel, Counter>,
     pub(crate) in_flight: Gauge,
+    pub(crate) in_flight_bytes: Gauge,
     pub(crate) connections: Family<ProtocolLabel, Gauge>,
     pub(crate) seconds: Family<ProtocolLabel, Histogram, fn() -> Histogram>,
 }
@@ -38,6 +39,7 @@ impl Metrics {
         let metrics = Metrics {
             inferences: Family::default(),
             in_flight: Gauge::default(),
+            in_flight_bytes: Gauge::default(),
             connections: Family::default(),
             seconds: Family::new_with_constructor(latency_histogram as fn() -> Histogram),
         };
@@ -46,6 +48,7 @@ impl Metrics {
             let registry = registry.sub_registry_with_prefix("barista_gateway");
             registry.register("inferences", "Requests for inference that are done with, by status", m.inferences);
             registry.register("in_flight", "Requests for inference that are worked on", m.in_flight);
+            registry.register("in_flight_bytes", "Bytes that their bodies hold, or have declared", m.in_flight_bytes);
             registry.register("connections", "Open connections", m.connections);
             registry.register("seconds", "From the head of a request for inference to its answer", m.seconds);
         });
