@@ -35,6 +35,12 @@ const DAY_RATE: f64 = 0.08;
 const WEEK_RATE: f64 = 0.12;
 /// Band before the first error is known, as a part of the level.
 const FIRST_SCALE: f64 = 0.25;
+/// Steps of the factors: the first, the last, and how fast they fall with the misses to be expected; below a level of
+/// 0.875 as if it were that.
+const FIRST_SPEED: f64 = 1.2;
+const LEAST_SPEED: f64 = 0.03;
+const YOUNG_RATE: f64 = 0.4;
+const MOST_YOUNG_RATE: f64 = 0.05;
 /// Step of the offset.
 const OFFSET_STEP: f64 = 0.02;
 const MOST_OFFSET: f64 = 5.0;
@@ -194,16 +200,21 @@ impl Tracker {
         let gradient = if value <= mixture { 1.0 - tau } else { -tau };
         self.combiner.learn(guesses.iter().map(|guess| gradient * (guess - mixture) / unit));
 
-        // Rare events ask for larger steps to be followed at all, and a young tracker for larger still.
-        let rare: f64 = if tau > 0.97 { 2.0 } else { 1.0 };
-        let speed = (0.3 * rare).max(8.0 / (1.0 + 0.05 * seen as f64));
+        let speed = speed(tau, seen);
         let push = |is_below: bool| if is_below { tau - 1.0 } else { tau };
         for (factor, scale) in self.factors.iter_mut().zip(scales) {
-            let step = 0.15 * speed * (factor.abs() + 0.1);
+            let step = speed * (factor.abs() + 0.1);
             *factor = (*factor + step * push(value - center <= *factor * scale)).clamp(-1e3, 1e3);
         }
-        self.offset = (self.offset + OFFSET_STEP * rare * push(value <= said)).clamp(-MOST_OFFSET, MOST_OFFSET);
+        self.offset = (self.offset + OFFSET_STEP * push(value <= said)).clamp(-MOST_OFFSET, MOST_OFFSET);
     }
+}
+
+/// Step of a factor in parts of itself, after `seen` errors. What tells how far a quantile is off are the misses, one
+/// in `1 / (1 − tau)` errors: a tracker is young until it has seen some of them, not some errors.
+fn speed(tau: f64, seen: u64) -> f64 {
+    let misses = (YOUNG_RATE * (1.0 - tau)).min(MOST_YOUNG_RATE) * seen as f64;
+    LEAST_SPEED.max(FIRST_SPEED / (1.0 + misses))
 }
 
 /// Quantile of a Laplace distribution of mean absolute value 1: somewhere to start.
