@@ -117,6 +117,17 @@ impl Combiner {
         (total > 0.0).then(|| (sum / total).clamp(least, most))
     }
 
+    /// Weighted mean distance from `center` of the forecasts that are not NaN; 0 if all abstain.
+    pub(crate) fn spread(&self, forecasts: &[f64], center: f64) -> f64 {
+        count(self.records.len());
+        let (mut sum, mut total) = (0.0, 0.0);
+        for (record, forecast) in self.records.iter().zip(forecasts).filter(|(_, forecast)| !forecast.is_nan()) {
+            sum += record.weight * (forecast - center).abs();
+            total += record.weight;
+        }
+        if total > 0.0 { sum / total } else { 0.0 }
+    }
+
     /// Takes the linearised regret of each forecaster against the mixture, in units of the usual loss (positive is
     /// worse than the mixture); NaN where it abstained.
     pub(crate) fn learn(&mut self, regrets: impl Iterator<Item = f64> + Clone) {

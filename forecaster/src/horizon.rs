@@ -53,6 +53,8 @@ struct Pending {
     #[serde(with = "crate::bits")]
     experts: Vec<f64>,
     scales: [f64; SCALES],
+    /// How far the experts lay apart.
+    spread: f64,
 }
 
 /// What a step has in common for all horizons.
@@ -195,7 +197,8 @@ impl Horizon {
         self.learn_inputs(&pending, value);
         let Direct { median: center, quantiles: said, .. } = &pending.direct;
         let slots = self.quantiles.slots(now.calendar, phase);
-        let outcome = Outcome { value, center: *center, scales: &pending.scales, said, level: pending.level, slots };
+        let Pending { level, scales, spread, .. } = &pending;
+        let outcome = Outcome { value, center: *center, scales, said, level: *level, slots, spread: *spread };
         self.quantiles.learn(outcome, unit);
         if let Ok(values) = <&[f32; VALUES]>::try_from(pending.values.as_slice()) {
             let values = values.map(f64::from);
@@ -325,11 +328,13 @@ impl Horizon {
         pending.mixtures = [&self.for_median, &self.for_mean].map(|weights| weights.mix(experts).unwrap_or(fallback));
         let guarded = |mixture| self.guard.as_ref().map_or(mixture, |guard| guard.mix(mixture, experts));
         let [median, mean] = pending.mixtures.map(guarded);
-        let scales = self.quantiles.scales(median, level, self.quantiles.slots(calendar, phase));
+        let spread = self.for_median.spread(experts, median);
+        let scales = self.quantiles.scales(median, level, self.quantiles.slots(calendar, phase), spread);
         (direct.steps, direct.mean, direct.median) = (self.steps, mean, median);
         self.quantiles.at(median, &scales, &mut direct.quantiles);
         pending.target = target;
         pending.level = level;
+        pending.spread = spread;
         pending.direct.clone_from(direct);
         pending.values.clear();
         pending.values.extend(values.plain.iter().map(|&value| value as f32));
@@ -387,6 +392,8 @@ impl Pending {
             && self.direct.fits(levels)
             && self.values.iter().all(|value| value.is_finite())
             && self.scales.iter().all(|scale| scale.is_finite() && *scale > 0.0)
+            && self.spread.is_finite()
+            && self.spread >= 0.0
             && !self.experts.iter().any(|forecast| forecast.is_infinite())
             && self.exogenous.0.is_finite()
             && self.exogenous.1.len() == covariates * LAGS

@@ -328,7 +328,7 @@ struct Read {
 
 impl Model {
     /// Version of the serialised layout; it changes with any change of meaning.
-    pub const VERSION: u32 = 5;
+    pub const VERSION: u32 = 6;
 
     /// A model that has seen nothing.
     ///

@@ -11,7 +11,8 @@
 //!
 //! Why these: chosen by pinball loss on the first 65 % of the recorded series and on synthetic ones
 //! (`docs/benchmarks/forecast.md`). Errors of a load with a rhythm differ by the hour and between workdays and weekends
-//! by several times, and at many hours they are far from symmetric.
+//! by several times, and at many hours they are far from symmetric. Where the experts disagree, errors are larger than
+//! usual before the first of them is seen.
 //!
 //! Invariants: quantiles are finite, not negative, and do not decrease with the level.
 //!
@@ -22,7 +23,7 @@ use crate::combine::Combiner;
 use serde::{Deserialize, Serialize};
 
 /// Number of error scales.
-pub(crate) const SCALES: usize = 7;
+pub(crate) const SCALES: usize = 9;
 /// The scale that the offset counts in: that of the slot of the week.
 const OF_WEEK: usize = 3;
 /// Most slots of a day and of a week that have an error scale of their own.
@@ -61,6 +62,8 @@ struct Scales {
     relative: f64,
     /// Twice the part of the error above the forecast: as large as an error where they are symmetric.
     above: f64,
+    /// How far the experts lay apart.
+    spread: f64,
     /// Weight of a new error in its slot.
     day_rate: f64,
     week_rate: f64,
@@ -85,6 +88,7 @@ impl Scales {
             recent: 0.0,
             relative: 0.0,
             above: 0.0,
+            spread: 0.0,
             day_rate: rate(DAY_RATE, days, day_steps),
             week_rate: rate(WEEK_RATE, weeks, week_steps),
             of_day: vec![f32::NAN; days as usize],
@@ -98,7 +102,9 @@ impl Scales {
         let sound = |scales: &[f32], fresh: &[f32]| {
             scales.len() == fresh.len() && scales.iter().all(|s| s.is_nan() || (s.is_finite() && *s >= 0.0))
         };
-        [self.slow, self.recent, self.relative, self.above].iter().all(|scale| scale.is_finite() && *scale >= 0.0)
+        [self.slow, self.recent, self.relative, self.above, self.spread]
+            .iter()
+            .all(|scale| scale.is_finite() && *scale >= 0.0)
             && self.day_rate.to_bits() == fresh.day_rate.to_bits()
             && self.week_rate.to_bits() == fresh.week_rate.to_bits()
             && sound(&self.of_day, &fresh.of_day)
@@ -107,7 +113,7 @@ impl Scales {
     }
 
     fn learn(&mut self, outcome: Outcome<'_>) {
-        let Outcome { value, center, level, slots, .. } = outcome;
+        let Outcome { value, center, level, slots, spread, .. } = outcome;
         let (error, above) = ((value - center).abs(), 2.0 * (value - center).max(0.0));
         self.errors += 1;
         let young = 1.0 / self.errors as f64;
@@ -116,12 +122,13 @@ impl Scales {
         follow(&mut self.recent, RECENT_RATE, error);
         follow(&mut self.relative, SLOW_RATE, error / relative_base(center, level));
         follow(&mut self.above, SLOW_RATE, above);
+        follow(&mut self.spread, SLOW_RATE, spread);
         let of_day = follow_slot(&mut self.of_day[slots.day], self.slow, self.day_rate, error);
         follow_slot(&mut self.of_week[slots.week], of_day, self.week_rate, error);
         follow_slot(&mut self.above_of_day[slots.day], self.above, self.day_rate, above);
     }
 
-    fn at(&self, forecast: f64, level: f64, slots: Slots) -> [f64; SCALES] {
+    fn at(&self, forecast: f64, level: f64, slots: Slots, spread: f64) -> [f64; SCALES] {
         if self.errors == 0 {
             return [FIRST_SCALE * level; SCALES];
         }
@@ -129,6 +136,7 @@ impl Scales {
         let of_day = or(self.of_day[slots.day], self.slow);
         let of_week = or(self.of_week[slots.week], of_day);
         let above = or(self.above_of_day[slots.day], self.above);
+        let apart = if self.spread > 0.0 { spread / self.spread } else { 1.0 };
         let scales = [
             self.slow,
             self.relative * relative_base(forecast, level),
@@ -137,6 +145,8 @@ impl Scales {
             (of_week * self.recent).sqrt(),
             above,
             (above * self.recent).sqrt(),
+            (above * spread).sqrt(),
+            of_week * (0.5 + 0.5 * apart),
         ];
         scales.map(|scale| scale.max(1e-4 * level))
     }
@@ -233,6 +243,8 @@ pub(crate) struct Outcome<'a> {
     /// The series' level at the origin.
     pub(crate) level: f64,
     pub(crate) slots: Slots,
+    /// How far the experts lay apart at the origin.
+    pub(crate) spread: f64,
 }
 
 /// See the module's documentation.
@@ -279,9 +291,9 @@ impl Quantiles {
         self.scales.slow
     }
 
-    /// Error scales for a forecast, to be remembered for [`Quantiles::learn`].
-    pub(crate) fn scales(&self, center: f64, level: f64, slots: Slots) -> [f64; SCALES] {
-        self.scales.at(center, level, slots)
+    /// Error scales for a forecast, to be remembered for [`Quantiles::learn`]; `spread` is how far the experts lie apart.
+    pub(crate) fn scales(&self, center: f64, level: f64, slots: Slots, spread: f64) -> [f64; SCALES] {
+        self.scales.at(center, level, slots, spread)
     }
 
     /// The quantiles at the levels, ascending, into `quantiles`.
@@ -317,6 +329,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     const LEVELS: [f64; 5] = [0.5, 0.9, 0.95, 0.975, 0.99];
+    const SPREAD: f64 = 3.0;
 
     fn at(quantiles: &Quantiles, center: f64, scales: &[f64; SCALES]) -> Vec<f64> {
         let mut at = Vec::new();
@@ -332,7 +345,7 @@ mod tests {
         let mut below = [0.0; 5];
         for i in 0..outcomes {
             let slots = Slots { day: i % 24, week: i % 168 };
-            let scales = quantiles.scales(100.0, 100.0, slots);
+            let scales = quantiles.scales(100.0, 100.0, slots, SPREAD);
             let said = at(&quantiles, 100.0, &scales);
             let value = (100.0 + error(&mut rng, i)).max(0.0);
             if i >= outcomes / 10 {
@@ -341,7 +354,10 @@ mod tests {
                 }
             }
             let unit = 4.0 * quantiles.recent_error().max(1e-6);
-            quantiles.learn(Outcome { value, center: 100.0, scales: &scales, said: &said, level: 100.0, slots }, unit);
+            quantiles.learn(
+                Outcome { value, center: 100.0, scales: &scales, said: &said, level: 100.0, slots, spread: SPREAD },
+                unit,
+            );
         }
         below.map(|below| below / (outcomes - outcomes / 10) as f64)
     }
@@ -369,23 +385,45 @@ mod tests {
     }
 
     #[test]
+    fn errors_that_grow_with_the_disagreement_are_met_by_wider_bands() {
+        let mut rng = ChaCha8Rng::seed_from_u64(12);
+        let mut quantiles = Quantiles::new(&LEVELS, 24, 168);
+        let band = |quantiles: &Quantiles, spread: f64| {
+            at(quantiles, 100.0, &quantiles.scales(100.0, 100.0, Slots { day: 0, week: 0 }, spread))[2] - 100.0
+        };
+        for i in 0..5000 {
+            let (slots, spread) = (Slots { day: i % 24, week: i % 168 }, rng.random_range(1.0..10.0));
+            let scales = quantiles.scales(100.0, 100.0, slots, spread);
+            let said = at(&quantiles, 100.0, &scales);
+            let value = 100.0 + spread * rng.random_range(-1.0..1.0);
+            let unit = 4.0 * quantiles.recent_error().max(1e-6);
+            quantiles.learn(
+                Outcome { value, center: 100.0, scales: &scales, said: &said, level: 100.0, slots, spread },
+                unit,
+            );
+        }
+        let (narrow, wide) = (band(&quantiles, 2.0), band(&quantiles, 8.0));
+        assert!(wide > 1.5 * narrow, "{narrow} where the experts agree, {wide} where they do not");
+    }
+
+    #[test]
     fn before_the_first_error_there_is_a_band() {
         let quantiles = Quantiles::new(&LEVELS, 24, 168);
-        let band = at(&quantiles, 100.0, &quantiles.scales(100.0, 100.0, Slots { day: 0, week: 0 }));
+        let band = at(&quantiles, 100.0, &quantiles.scales(100.0, 100.0, Slots { day: 0, week: 0 }, SPREAD));
         assert!(band[0] == 100.0 && band[4] > 130.0, "{band:?}");
     }
 
     proptest! {
         #[test]
-        fn never_crossing_whatever_happens(outcomes in prop::collection::vec((0.0_f64..1e6, 0.0_f64..1e6), 1..300)) {
+        fn never_crossing_whatever_happens(outcomes in prop::collection::vec((0.0_f64..1e6, 0.0_f64..1e6, 0.0_f64..1e6), 1..300)) {
             let mut quantiles = Quantiles::new(&LEVELS, 24, 168);
-            for (i, (value, center)) in outcomes.into_iter().enumerate() {
+            for (i, (value, center, spread)) in outcomes.into_iter().enumerate() {
                 let slots = Slots { day: i % 24, week: i % 168 };
-                let scales = quantiles.scales(center, 1.0, slots);
+                let scales = quantiles.scales(center, 1.0, slots, spread);
                 let at = at(&quantiles, center, &scales);
                 prop_assert!(at.is_sorted() && at.iter().all(|quantile| quantile.is_finite() && *quantile >= 0.0));
                 let unit = 4.0 * quantiles.recent_error().max(1e-6);
-                quantiles.learn(Outcome { value, center, scales: &scales, said: &at, level: 1.0, slots }, unit);
+                quantiles.learn(Outcome { value, center, scales: &scales, said: &at, level: 1.0, slots, spread }, unit);
             }
             prop_assert!(quantiles.fits(&LEVELS, 24, 168));
         }
