@@ -40,6 +40,8 @@ pub(crate) struct Problem<'a> {
     pub(crate) existing: (Vec<usize>, usize),
     /// By flavor: the price by which it is compared with others ([`crate::spot`]).
     pub(crate) usd_per_hour: Vec<f64>,
+    /// By service: how a shortage is met before the flavor that serves it cheapest is there ([`crate::lead`]).
+    pub(crate) near: Vec<Option<crate::lead::Near>>,
 }
 
 impl Problem<'_> {
