@@ -42,6 +42,25 @@ impl Packing<'_> {
         self.near_carried(service, near, |i| self.nodes[i].replacement).min(wanted)
     }
 
+    /// Until all instances of a service serve, those that do take as many free cores of their nodes as carry the demand
+    /// without the others. Who is where does not change by it.
+    pub(crate) fn lend_free_cores(&mut self) {
+        for service in self.problem.order.clone() {
+            let mut instances = self.instances(service);
+            let serves = |m: &(usize, u32)| self.nodes[m.0].live.contains(&service);
+            let live: Vec<usize> = instances.iter().filter(|m| serves(m)).map(|m| m.0).collect();
+            if live.is_empty() || live.len() == instances.len() {
+                continue;
+            }
+            let full = || live.iter().map(|&i| (i, self.room(service, i))).collect();
+            let alone = self.spread(service, self.problem.demand_rps(service), &live).unwrap_or_else(full);
+            for (i, workers) in alone {
+                instances.iter_mut().filter(|m| m.0 == i).for_each(|m| m.1 = m.1.max(workers));
+            }
+            self.assign(service, &instances);
+        }
+    }
+
     /// Orders what meets a shortage of the service sooner, where that is cheaper than the shortage.
     pub(crate) fn bridge(&mut self, service: usize, next: &mut u64) {
         let Some(near) = self.problem.near[service] else { return };

@@ -49,6 +49,7 @@ pub fn plan(inputs: &PlanInputs) -> Plan {
         }
         packing = again;
     }
+    packing.lend_free_cores();
     report::report(&packing, next)
 }
 

@@ -248,6 +248,23 @@ fn a_shortage_is_met_by_what_is_there_sooner_and_the_lasting_load_by_what_is_che
 }
 
 #[test]
+fn what_serves_keeps_its_workers_until_what_was_ordered_serves_too() {
+    let mut inputs =
+        world(vec![loaded("a", 100_000, 100.0), loaded("b", 100_000, 100.0)], vec![flavor("four", 4, 0.2)]);
+    inputs.settings.members = Members::Shared;
+    inputs.now_ms = 100_000;
+    inputs.fleet = vec![node("n", &flavor("four", 4, 0.2), &[("a", 2), ("b", 2)])];
+    inputs.services = vec![loaded("a", 100_000, 250.0), loaded("b", 100_000, 100.0)];
+    let workers =
+        |p: &Plan, service: &str| the_node(p, "n").instances.iter().find(|i| i.service == service).map(|i| i.workers);
+    let first = plan(&inputs);
+    assert_eq!(first.nodes.len(), 2, "{:?}", actions(&first));
+    assert_eq!(workers(&first, "a"), Some(2), "{:?}", first.nodes);
+    let second = plan(&advance(&inputs, &first, 101_000, false));
+    assert_eq!((workers(&second, "a"), second.changes.len()), (Some(2), 0), "{:?}", second.nodes);
+}
+
+#[test]
 fn a_lost_node_is_replaced() {
     let mut inputs = world(vec![loaded("a", 0, 20.0)], vec![small()]);
     inputs.fleet = vec![FleetNode { state: FleetState::Lost, ..node("n", &small(), &[("a", 1)]) }];
