@@ -9,6 +9,7 @@
 //! is not given up for one that is not there yet.
 //! Left out: steps between the near lead and the base's set-up (one shortage, constant meanwhile).
 
+use crate::grow::{Priced, Quota};
 use crate::lead::Near;
 use crate::pack::{Assignment, NO_LOAD_RPS, Origin, Packing, TOLERANCE_RPS};
 
@@ -63,25 +64,29 @@ impl Packing<'_> {
 
     /// Orders what meets a shortage of the service sooner, where that is cheaper than the shortage.
     pub(crate) fn bridge(&mut self, service: usize, next: &mut u64) {
-        let Some(near) = self.problem.near[service] else { return };
+        let (Some(near), Some(near_problem)) = (self.problem.near[service], self.sooner) else { return };
         let wanted_rps = self.problem.demands[service].near_rps;
         let short = |carried: f64| wanted_rps - carried > TOLERANCE_RPS;
         if wanted_rps < NO_LOAD_RPS || !short(self.near_carried(service, near, |_| false)) {
             return;
         }
-        let near_problem = self.problem.with_rate(service, wanted_rps);
-        let mut trial = Packing::new(&near_problem, self.nodes.clone());
+        // Of all nodes only those that can matter: in a large fleet most are full.
+        let soon = |i: usize| self.arrives_ms(service, i) <= near.lead_ms && self.room(service, i) > 0;
+        let mut chosen: Vec<usize> =
+            (0..self.nodes.len()).filter(|&i| self.nodes[i].hosts().contains_key(&service) || soon(i)).collect();
+        let mut trial = Packing::new(near_problem, chosen.iter().map(|&i| self.nodes[i].clone()).collect());
         let (_, most) = self.limits(service);
         let best = |p: &Packing<'_>| p.best_set(service, most, &|i| p.arrives_ms(service, i) <= near.lead_ms);
         let (carried_rps, mut members) = best(&trial);
         if short(carried_rps) {
             let first = self.nodes.len();
-            for flavor in trial.bridging_nodes(service, near, most) {
-                self.add(flavor, next);
+            for flavor in trial.bridging_nodes(service, near, most, &self.quota()) {
+                chosen.push(self.add(flavor, next));
             }
             trial.nodes.extend_from_slice(&self.nodes[first..]);
             members = best(&trial).1;
         }
+        members.iter_mut().for_each(|i| *i = chosen[*i]);
         let before_rps = self.carried(service);
         for i in self.hosting(service) {
             if members.len() < most && !members.contains(&i) {
@@ -101,7 +106,7 @@ impl Packing<'_> {
     }
 
     /// Flavors of the nodes to order, in the packing of the near demand.
-    fn bridging_nodes(&self, service: usize, near: Near, most: usize) -> Vec<usize> {
+    fn bridging_nodes(&self, service: usize, near: Near, most: usize, quota: &Quota) -> Vec<usize> {
         // Until when the shortage lasts: nodes that are being set up may end it.
         let mut arrivals: Vec<i64> = self.hosting(service).into_iter().map(|i| self.arrives_ms(service, i)).collect();
         arrivals.retain(|a| *a > near.lead_ms && *a < near.base_ms);
@@ -118,8 +123,8 @@ impl Packing<'_> {
         };
         let shortage_usd = near.loss_usd * gap_ms as f64 / 1000.0;
         let present = |i: usize| self.arrives_ms(service, i) <= near.lead_ms;
-        let priced = crate::grow::Priced { allowed: &soon, usd: &usd, shortage_usd, least: 0 };
-        let cover = self.cheapest_priced(service, &self.quota(), &present, &priced).unwrap_or_default();
+        let priced = Priced { allowed: &soon, usd: &usd, shortage_usd, least: 0 };
+        let cover = self.cheapest_priced(service, quota, &present, &priced).unwrap_or_default();
         cover.into_iter().flat_map(|(flavor, n)| std::iter::repeat_n(flavor, n as usize)).collect()
     }
 }

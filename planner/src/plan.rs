@@ -38,11 +38,15 @@ const MOST_REPLANS: usize = 8;
 /// Decides. Inputs that [`PlanInputs::problems`] complains about give a plan without meaning, never a panic.
 pub fn plan(inputs: &PlanInputs) -> Plan {
     let problem = problem(inputs);
+    let sooner = problem.sooner();
     let mut packing = Packing::new(&problem, usable_nodes(&problem));
+    packing.sooner = sooner.as_ref();
     let mut next = inputs.naming.next;
     settle_for_good(&mut packing, &mut next);
     for _ in 0..MOST_REPLANS {
-        let mut again = packing.carried_out();
+        let mut published = packing.clone();
+        published.lend_free_cores();
+        let mut again = published.carried_out();
         settle_for_good(&mut again, &mut next);
         if again.placement() == packing.placement() {
             break;
@@ -175,20 +179,17 @@ fn with_demands(problem: &mut Problem<'_>) {
         let setup_ms = setup_ms(s, problem.cheapest(s));
         until(s, setup_ms, setup_ms)
     };
-    let mut demands: Vec<_> = (0..problem.services.len()).map(first).collect();
-    let rates: Vec<f64> = demands.iter().map(|d| d.rps).collect();
+    // Without quotas the cheapest flavor serves any load.
+    let all = 0..problem.services.len();
+    let limited = problem.flavors.iter().any(|f| f.quota.is_some());
+    let rates: Vec<f64> = if limited { all.clone().map(|s| first(s).rps).collect() } else { Vec::new() };
     let wishes = problem.wishes(&rates);
-    let mut near = vec![None; demands.len()];
-    for (s, demand) in demands.iter_mut().enumerate() {
-        let Some(base) = problem.base(s, rates[s], &wishes) else { continue };
-        near[s] = problem.near_of(s, base);
-        let base_ms = problem.setup_ms(s, base);
-        let near_ms = near[s].map_or(base_ms, |n| n.lead_ms);
-        if near[s].is_some() || Some(base) != problem.cheapest(s) {
-            *demand = until(s, near_ms, base_ms);
-        }
-    }
-    (problem.demands, problem.near) = (demands, near);
+    let one = |s: usize| {
+        let base = if limited { problem.base(s, rates[s], &wishes) } else { problem.cheapest(s) };
+        let near = base.and_then(|f| problem.near_of(s, f));
+        (until(s, near.map_or(setup_ms(s, base), |n| n.lead_ms), setup_ms(s, base)), near)
+    };
+    (problem.demands, problem.near) = all.map(one).unzip();
 }
 
 /// Nodes that count against quotas: by flavor, and all.
@@ -219,11 +220,11 @@ impl Problem<'_> {
         scaled
     }
 
-    /// The same with another demand of one service.
-    pub(crate) fn with_rate(&self, service: usize, rate_rps: f64) -> Self {
-        let mut other = self.clone();
-        other.demands[service].rps = rate_rps;
-        other
+    /// The same with what is wanted within the near leads as the demands; where no service has one, nothing.
+    fn sooner(&self) -> Option<Self> {
+        let mut sooner = self.near.iter().any(Option::is_some).then(|| self.clone())?;
+        sooner.demands.iter_mut().for_each(|d| d.rps = d.near_rps);
+        Some(sooner)
     }
 
     /// Time that a node of the flavor is paid for at least.
