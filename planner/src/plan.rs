@@ -12,7 +12,7 @@
 //! - planned capacity covers the demand, or the shortfall is reported;
 //! - quotas, `min`, `max`, partitions and lease terms hold;
 //! - the order of the inputs does not matter;
-//! - more demand never lowers the cost;
+//! - more demand never lowers the cost, where flavors come up alike; else price and shortage together (`cover`);
 //! - noise of ±2 % does not make it flap.
 //!
 //! Barista 2019 counts `ceil(y' / n_req)` back-ends of one flavor for one service; with
