@@ -103,13 +103,16 @@ fn recompose_one(packing: &mut Packing<'_>, service: usize, pending: &BTreeSet<u
     let (new_usd, saved_usd) = (usd(packing, &ordered), now_usd - usd(packing, &wanted));
     let flavors: Vec<usize> = (0..ordered.len()).filter(|&f| ordered[f] > 0).collect();
     let overlap_ms = flavors.iter().map(|&f| problem.setup_ms(service, f)).max()? + settings.period_ms;
+    // The youngest of those that would go have lasted the least.
+    let going = |&&i: &&usize| given_up[packing.nodes[i].flavor] > 0;
+    let lasts_ms = own.iter().filter(going).map(|&i| packing.lasts_ms(i)).min()?;
     let hours = |ms: i64| ms as f64 / HOUR_MS as f64;
     // Old and new ones exist together for a while.
     let allowed =
         flavors.iter().all(|&f| ordered[f] <= quota.by_flavor[f]) && ordered.iter().sum::<u32>() <= quota.total;
     if !allowed
         || saved_usd < usd(packing, &given_up) * settings.swap_gain
-        || saved_usd * hours(settings.payback_ms) < new_usd * hours(overlap_ms)
+        || saved_usd * hours(lasts_ms) < new_usd * hours(overlap_ms)
     {
         return None;
     }

@@ -61,7 +61,7 @@ pub struct PlannerConfig {
     pub members: Members,
     /// A node is exchanged for a cheaper one only when that saves at least this share of its price.
     pub swap_gain: f64,
-    /// An exchange must earn its overlap back within this time.
+    /// An exchange must earn its overlap back within the time that what it replaces has lasted, and within this time.
     pub payback: ConfigDuration,
     /// A request that is lost because a spot node was taken back counts so many times what serving it costs.
     pub loss_factor: f64,

@@ -1,6 +1,7 @@
 //! The cheapest set of new nodes that gives a service what it lacks: an exact bounded knapsack cover.
 //!
-//! `min Σ pᵢ·nᵢ` over whole `0 ≤ nᵢ ≤ quotaᵢ` with `Σ wᵢ·nᵢ ≥ need` and `least ≤ Σ nᵢ ≤ most`.
+//! `min Σ pᵢ·nᵢ + shortage·max(0, need − Σ wᵢ·nᵢ)` over whole `0 ≤ nᵢ ≤ quotaᵢ` with `least ≤ Σ nᵢ ≤ most`; an infinite
+//! shortage price asks for a full cover.
 //!
 //! Branch and bound in the order of price per weight: with the flavors before `i` fixed, what is still needed costs at
 //! least its weight at the price per weight of flavor `i` (the relaxation in which the rest is divisible), and counts
@@ -9,8 +10,7 @@
 //! needed) is left out; that leaves the few worth having.
 //!
 //! Invariants: exact, so that a larger need never costs less; the order of the items does not matter beyond ties.
-//! Left out: time. The need is that of the largest demand between now and the end of the set-up time, which is what
-//! an order can still change (`demand`).
+//! Left out: time. What is needed when, and what a shortage costs meanwhile, is for the caller (`demand`, `bridge`).
 
 /// A flavor that may be ordered.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,6 +32,8 @@ pub(crate) struct Need {
     pub(crate) least: u32,
     /// Nodes at most.
     pub(crate) most: u32,
+    /// Price of a unit of weight that is not given; finite only where `least` is 0.
+    pub(crate) shortage: f64,
 }
 
 /// Price and counts, in the order of `items`.
@@ -104,10 +106,14 @@ impl Search<'_> {
             self.leaf(price, nodes);
             return;
         }
+        if self.need.shortage.is_finite() {
+            self.leaf(price + missing * self.need.shortage, nodes);
+        }
         let Some(&i) = self.order.get(k) else { return };
         let item = self.items[i];
         // Even the widest nodes would be too many.
-        if f64::from(nodes) + missing / self.widest[k] > f64::from(self.need.most) + 1e-9 {
+        let whole = self.need.shortage.is_infinite();
+        if whole && f64::from(nodes) + missing / self.widest[k] > f64::from(self.need.most) + 1e-9 {
             return;
         }
         let useful = (missing / item.weight).ceil().min(f64::from(u32::MAX)) as u32;
@@ -115,10 +121,10 @@ impl Search<'_> {
         for count in (0..=useful.min(item.most).min(self.need.most - nodes)).rev() {
             let rest = missing - f64::from(count) * item.weight;
             let spent = price + f64::from(count) * item.price;
-            let bound = if rest > 0.0 { spent + rest * next_ratio } else { spent };
+            let bound = if rest > 0.0 { spent + rest * next_ratio.min(self.need.shortage) } else { spent };
             if self.best.as_ref().is_some_and(|b| bound > b.price + 1e-12) || bound.is_infinite() {
-                // Fewer of this one means more of dearer ones.
-                if rest > 0.0 { break } else { continue }
+                // Fewer of this one means more of dearer ones, unless it is itself dearer than the shortage.
+                if rest > 0.0 && item.price <= item.weight * self.need.shortage { break } else { continue }
             }
             self.counts[i] = count;
             self.descend(k + 1, rest, spent, nodes + count);
@@ -154,10 +160,11 @@ mod tests {
     #[test]
     fn mixes_three_kinds_where_that_is_cheapest() {
         let items = [item(10.0, 1.0, 9), item(4.0, 0.45, 9), item(1.0, 0.2, 9)];
-        let chosen = cheapest(&items, Need { weight: 25.0, least: 1, most: 99 }).expect("exists");
+        let chosen =
+            cheapest(&items, Need { weight: 25.0, least: 1, most: 99, shortage: f64::INFINITY }).expect("exists");
         assert_eq!(chosen.counts, [2, 1, 1]);
-        assert_eq!(cheapest(&items, Need { weight: 200.0, least: 1, most: 99 }), None);
-        let few = cheapest(&items, Need { weight: 25.0, least: 1, most: 3 }).expect("exists");
+        assert_eq!(cheapest(&items, Need { weight: 200.0, least: 1, most: 99, shortage: f64::INFINITY }), None);
+        let few = cheapest(&items, Need { weight: 25.0, least: 1, most: 3, shortage: f64::INFINITY }).expect("exists");
         assert_eq!(few.counts, [3, 0, 0], "not more than three nodes");
     }
 
@@ -166,22 +173,41 @@ mod tests {
 
         #[test]
         fn no_other_set_is_cheaper(
-            raw in prop::collection::vec((1u32..9, 1u32..9, 0u32..5), 1..4), need in 0u32..40, least in 0u32..4, extra in 0u32..8
+            raw in prop::collection::vec((1u32..9, 1u32..9, 0u32..5), 1..4), need in 0u32..40, least in 0u32..4, extra in 0u32..8,
+            priced in 0u32..12
         ) {
             let items: Vec<Item> = raw.iter().map(|&(w, p, q)| item(f64::from(w), f64::from(p), q)).collect();
-            let need = Need { weight: f64::from(need), least, most: least + extra };
+            let least = if priced > 0 { 0 } else { least };
+            let shortage = if priced == 0 { f64::INFINITY } else { f64::from(priced) * 0.25 };
+            let need = Need { weight: f64::from(need), least, most: least + extra, shortage };
             let mut best: Option<f64> = None;
             let q = |i: usize| items.get(i).map_or(0, |x| x.most);
             for a in 0..=q(0) { for b in 0..=q(1) { for c in 0..=q(2) {
                 let counts = [a, b, c];
                 let sum = |f: fn(&Item) -> f64| items.iter().zip(counts).map(|(x, n)| f(x) * f64::from(n)).sum::<f64>();
                 let nodes = a + b + c;
-                if sum(|x| x.weight) >= need.weight && nodes >= need.least && nodes <= need.most {
-                    best = Some(best.map_or(sum(|x| x.price), |p: f64| p.min(sum(|x| x.price))));
+                let missing = (need.weight - sum(|x| x.weight)).max(0.0);
+                let price = sum(|x| x.price) + if missing > 0.0 { missing * need.shortage } else { 0.0 };
+                if price.is_finite() && nodes >= need.least && nodes <= need.most {
+                    best = Some(best.map_or(price, |p: f64| p.min(price)));
                 }
             }}}
             let found = cheapest(&items, need);
             prop_assert_eq!(found.as_ref().map(|f| f.price), best, "{:?}", found);
+        }
+
+        #[test]
+        fn more_demand_never_lowers_price_and_shortage(
+            raw in prop::collection::vec((0.5f64..9.0, 0.5f64..9.0, 0u32..5), 0..4), need in 0.0f64..40.0, more in 0.0f64..9.0, shortage in 0.0f64..3.0
+        ) {
+            let items: Vec<Item> = raw.iter().map(|&(w, p, q)| item(w, p, q)).collect();
+            let at = |weight: f64| cheapest(&items, Need { weight, least: 0, most: 20, shortage });
+            let price = |found: Option<Chosen>| found.map_or(0.0, |c| c.price);
+            // Without any useful flavor nothing is chosen, and all is shortage.
+            if items.iter().any(|i| i.most > 0) {
+                prop_assert!(price(at(need)) <= price(at(need + more)) + 1e-9);
+                prop_assert!(price(at(need)) <= need * shortage + 1e-9);
+            }
         }
     }
 }

@@ -14,6 +14,10 @@
 //! - **hysteresis**: a demand that is only a little lower (`hysteresis`), or lower since a short time (`hold`), does
 //!   not count as lower. So noise can raise the plan once but cannot make it flap.
 //!
+//! Where the flavor that is cheapest for a lasting load is not the one that is there soonest (`lead`), two times count:
+//! what is wanted within the sooner one's lead is computed as above and must be there by then (`near_rps`), and beyond it,
+//! up to the other one's, what is as likely as not: what turns out higher can still be met by the sooner one.
+//!
 //! Invariants: pure; planning again at the same time from the result gives the same demand.
 //! Left out: the margin for queueing (`margin`), and what serves the demand (`plan`).
 
@@ -61,6 +65,8 @@ pub struct Demand {
     pub rps: f64,
     /// Before hysteresis.
     pub raw_rps: f64,
+    /// Part of it that is wanted within the lead of the flavor that is there soonest.
+    pub near_rps: f64,
     /// Forecast quantile alone; 0 without a forecast.
     pub forecast_rps: f64,
     /// Rate observed last; 0 without one.
@@ -87,6 +93,20 @@ pub fn demand(
     now_ms: EpochMs,
     settings: &Settings,
 ) -> Demand {
+    demand_until(service, setup_ms, setup_ms, step_rps, previous, now_ms, settings)
+}
+
+/// [`demand()`] where shortages are met by a flavor that is set up in `setup_ms`, and a lasting load by one that takes
+/// `lasting_ms`, not less.
+pub(crate) fn demand_until(
+    service: &Service,
+    setup_ms: i64,
+    lasting_ms: i64,
+    step_rps: f64,
+    previous: Option<&PreviousDemand>,
+    now_ms: EpochMs,
+    settings: &Settings,
+) -> Demand {
     let lead_ms = (setup_ms.max(0) + settings.period_ms).min(settings.horizon_ms);
     let load = &service.load;
     let quantile = quantile(load.allowance, settings);
@@ -105,11 +125,16 @@ pub fn demand(
         (None, None) if previous.is_some() => (previous.map_or(0.0, |p| p.demand_rps), Source::Held),
         (None, None) => (0.0, Source::Unknown),
     };
-    let raw_rps = stretched(raw_rps, service, step_rps, settings);
+    let near_rps = stretched(raw_rps, service, step_rps, settings);
+    let far_ms = (lasting_ms.max(0) + settings.period_ms).min(settings.horizon_ms);
+    let far = load.forecast.as_ref().filter(|_| far_ms > lead_ms && forecast.is_some());
+    let far_rps = far.and_then(|f| later(f, now_ms + far_ms - settings.period_ms, now_ms + far_ms));
+    let raw_rps = near_rps.max(far_rps.map_or(0.0, |rps| stretched(rps, service, step_rps, settings)));
     let (rps, justified_at_ms, held) = hold(raw_rps, previous, now_ms, settings);
     Demand {
         rps,
         raw_rps,
+        near_rps,
         forecast_rps: forecast.as_ref().map_or(0.0, |f| f.rps),
         observed_rps: observed.map_or(0.0, |o| o.rate_rps),
         sample_start_ms: observed.map_or(now_ms, |o| o.start_ms),
@@ -146,6 +171,13 @@ fn peak(forecast: &WorkloadForecast, quantile: f64, from_ms: EpochMs, to_ms: Epo
     let last = forecast.steps.last()?;
     let end_ms = last.start_ms + forecast.interval_ms as i64;
     (rps.is_finite() && end_ms > from_ms).then_some(Peak { rps: rps.max(0.0), short: end_ms < to_ms })
+}
+
+/// The rate in `[from, to)` that is as likely as not; of the last step where the forecast ends before.
+fn later(forecast: &WorkloadForecast, from_ms: EpochMs, to_ms: EpochMs) -> Option<f64> {
+    let last_ms = forecast.steps.last()?.start_ms;
+    let rps = forecast.max_quantile_rps(0.5, from_ms.min(last_ms), to_ms)?;
+    rps.is_finite().then_some(rps.max(0.0))
 }
 
 /// What the observed rate says beyond the forecast of this moment, where it is higher: the two are weighed by their

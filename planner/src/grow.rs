@@ -25,6 +25,18 @@ impl Quota {
     }
 }
 
+/// How the nodes of a cover are compared.
+pub(crate) struct Priced<'a> {
+    /// Flavors that may be in it.
+    pub(crate) allowed: &'a dyn Fn(usize) -> bool,
+    /// Price of a node by flavor.
+    pub(crate) usd: &'a dyn Fn(usize) -> f64,
+    /// Price of a request per second that is not carried; infinite asks for all.
+    pub(crate) shortage_usd: f64,
+    /// Nodes at least, those present among them.
+    pub(crate) least: usize,
+}
+
 impl Packing<'_> {
     /// What the quotas leave, with every node of the fleet counted that is not gone.
     pub(crate) fn quota(&self) -> Quota {
@@ -94,20 +106,35 @@ impl Packing<'_> {
         quota: &Quota,
         present: &dyn Fn(usize) -> bool,
     ) -> Option<Vec<(usize, u32)>> {
+        let usd = |f: usize| self.problem.usd_per_hour[f];
+        let (least, _) = self.limits(service);
+        let priced = Priced { allowed: &|_| true, usd: &usd, shortage_usd: f64::INFINITY, least };
+        self.cheapest_priced(service, quota, present, &priced)
+    }
+
+    /// [`Packing::cheapest_cover`] at other prices.
+    pub(crate) fn cheapest_priced(
+        &self,
+        service: usize,
+        quota: &Quota,
+        present: &dyn Fn(usize) -> bool,
+        priced: &Priced<'_>,
+    ) -> Option<Vec<(usize, u32)>> {
         let usable: Vec<usize> = (0..self.problem.flavors.len())
-            .filter(|&f| quota.allows(f) && self.fresh_potential(service, f) > 0.0)
+            .filter(|&f| (priced.allowed)(f) && quota.allows(f) && self.fresh_potential(service, f) > 0.0)
             .collect();
-        let (least, most) = self.limits(service);
+        let (least, (_, most)) = (priced.least, self.limits(service));
+        let whole = priced.shortage_usd.is_infinite();
         let mut best: Option<(Chosen, Vec<usize>)> = None;
         let mut consider = |flavors: Vec<usize>, weight: &dyn Fn(usize) -> f64, need: Need| {
             let item = |&f: &usize| Item {
                 weight: weight(f),
-                price: self.problem.usd_per_hour[f],
+                price: (priced.usd)(f),
                 most: quota.by_flavor[f].min(need.most),
             };
             let items: Vec<Item> = flavors.iter().map(item).collect();
             if let Some(chosen) = cheapest(&items, need)
-                && chosen.nodes > 0
+                && (chosen.nodes > 0 || !whole)
                 && best.as_ref().is_none_or(|(b, _)| chosen.comes_before(b))
             {
                 best = Some((chosen, flavors));
@@ -139,6 +166,8 @@ impl Packing<'_> {
                 weight: (required - contributed).max(0.0),
                 least: least.saturating_sub(instances) as u32,
                 most: quota.total.min(u32::try_from(room).unwrap_or(u32::MAX)),
+                // A member of a group carries the rate of its class.
+                shortage: priced.shortage_usd * if self.problem.is_shared() { 1.0 } else { class },
             };
             consider(fits, &|f| self.fresh_weight(service, f), need);
         }

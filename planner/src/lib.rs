@@ -12,6 +12,7 @@
 //!
 //! Left out: forecasting (crate `forecaster`), scaling inside a node (crate `executor`).
 
+mod bridge;
 pub mod budget;
 mod compose;
 pub mod config;
@@ -23,6 +24,7 @@ pub mod explain;
 pub mod fleet;
 mod grow;
 pub mod handover;
+mod lead;
 pub mod leadership;
 pub mod lease;
 pub mod ledger;

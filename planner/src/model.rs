@@ -97,7 +97,7 @@ pub struct Settings {
     pub elastic: bool,
     /// A node is exchanged for a cheaper one only when that saves at least this share of its price.
     pub swap_gain: f64,
-    /// An exchange must earn its overlap back within this time.
+    /// An exchange must earn its overlap back within the time that what it replaces has lasted, and within this time.
     pub payback_ms: i64,
     /// A request that is lost because its node was taken back counts so many times what serving it costs.
     pub loss_factor: f64,
@@ -122,7 +122,7 @@ impl Default for Settings {
             members: Members::OnePerNode,
             elastic: true,
             swap_gain: 0.10,
-            payback_ms: 600_000,
+            payback_ms: 3_600_000,
             loss_factor: 20.0,
         }
     }

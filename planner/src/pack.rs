@@ -40,6 +40,8 @@ pub(crate) struct Problem<'a> {
     pub(crate) existing: (Vec<usize>, usize),
     /// By flavor: the price by which it is compared with others ([`crate::spot`]).
     pub(crate) usd_per_hour: Vec<f64>,
+    /// By service: how a shortage is met before the flavor that serves it cheapest is there ([`crate::lead`]).
+    pub(crate) near: Vec<Option<crate::lead::Near>>,
 }
 
 impl Problem<'_> {
@@ -289,6 +291,8 @@ pub(crate) type Assignment = Vec<(usize, u32)>;
 #[derive(Clone)]
 pub(crate) struct Packing<'p> {
     pub(crate) problem: &'p Problem<'p>,
+    /// The problem of the near demands (`bridge`); absent where nothing is bridged.
+    pub(crate) sooner: Option<&'p Problem<'p>>,
     pub(crate) nodes: Vec<Node>,
     /// By service: the nodes that host it, ascending. Says the same as the nodes' own lists.
     at: Vec<Vec<usize>>,
@@ -297,7 +301,7 @@ pub(crate) struct Packing<'p> {
 impl<'p> Packing<'p> {
     /// These nodes with what they host.
     pub(crate) fn new(problem: &'p Problem<'p>, nodes: Vec<Node>) -> Self {
-        let mut packing = Packing { problem, nodes, at: Vec::new() };
+        let mut packing = Packing { problem, sooner: None, nodes, at: Vec::new() };
         packing.reindex();
         packing
     }

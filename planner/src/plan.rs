@@ -1,7 +1,8 @@
 //! Algorithm 2: provision one set-up time ahead, renew before starting, let surplus leases lapse.
 //!
 //! For each service the demand of one set-up time ahead (`demand`) is placed on the nodes that will be there then:
-//! first what is in use, then nodes that are leased but idle, then new ones (`grow`). What is not needed any more is
+//! first what is in use, then nodes that are leased but idle, then new ones (`grow`), those that are there sooner where
+//! that is cheaper than the shortage meanwhile (`lead`, `bridge`). What is not needed any more is
 //! consolidated away (`shrink`): unloaded while its lease is paid, stopped after. Services share nodes (`pack`) and
 //! quotas; when not everything fits, the higher priority is served first, equal ones lose the same share (`share`),
 //! and what is lost is said.
@@ -11,17 +12,17 @@
 //! - planned capacity covers the demand, or the shortfall is reported;
 //! - quotas, `min`, `max`, partitions and lease terms hold;
 //! - the order of the inputs does not matter;
-//! - more demand never lowers the cost;
+//! - more demand never lowers the cost, where flavors come up alike; else price and shortage together (`cover`);
 //! - noise of ±2 % does not make it flap.
 //!
 //! Barista 2019 counts `ceil(y' / n_req)` back-ends of one flavor for one service; with
 //! [`crate::model::CapacityRule::Paper`], one service and one flavor this is what comes out. It is a reconstruction.
 //! Exact for one service (`cover`); several services on shared nodes are packed by a heuristic.
-//! Left out: an exact programme over the horizon (the state of `Packing` is what it would optimise), and the choice
+//! Left out: more steps of time than the two leads of `lead`, and the choice
 //! between lease terms by how long a load will last (flavors are compared by their price for an hour, `spot`).
 
 use crate::cost::{Rungs, rate_among, usd_per_million};
-use crate::demand::demand;
+use crate::demand::demand_until;
 use crate::lease::Terms;
 use crate::model::{Flavor, FleetNode, FleetState, Plan, PlanInputs, Service, ServiceProfile};
 use crate::pack::{Node, Origin, Packing, Problem};
@@ -37,17 +38,22 @@ const MOST_REPLANS: usize = 8;
 /// Decides. Inputs that [`PlanInputs::problems`] complains about give a plan without meaning, never a panic.
 pub fn plan(inputs: &PlanInputs) -> Plan {
     let problem = problem(inputs);
+    let sooner = problem.sooner();
     let mut packing = Packing::new(&problem, usable_nodes(&problem));
+    packing.sooner = sooner.as_ref();
     let mut next = inputs.naming.next;
     settle_for_good(&mut packing, &mut next);
     for _ in 0..MOST_REPLANS {
-        let mut again = packing.carried_out();
+        let mut published = packing.clone();
+        published.lend_free_cores();
+        let mut again = published.carried_out();
         settle_for_good(&mut again, &mut next);
         if again.placement() == packing.placement() {
             break;
         }
         packing = again;
     }
+    packing.lend_free_cores();
     report::report(&packing, next)
 }
 
@@ -141,6 +147,7 @@ fn problem(inputs: &PlanInputs) -> Problem<'_> {
         demands: Vec::new(),
         order: Vec::new(),
         usd_per_hour: Vec::new(),
+        near: vec![None; inputs.services.len()],
     };
     problem.usd_per_hour = (0..problem.flavors.len())
         .map(|f| {
@@ -148,14 +155,7 @@ fn problem(inputs: &PlanInputs) -> Problem<'_> {
             spot::expected_usd_per_hour(problem.flavors[f], setup_ms.unwrap_or(0), &inputs.settings)
         })
         .collect();
-    problem.demands = (0..problem.services.len())
-        .map(|s| {
-            let service = problem.services[s];
-            let setup_ms = problem.cheapest(s).map_or(0, |f| problem.setup_ms(s, f));
-            let previous = inputs.previous.iter().find(|p| p.service == service.name);
-            demand(service, setup_ms, problem.smallest_rps(s), previous, inputs.now_ms, &inputs.settings)
-        })
-        .collect();
+    with_demands(&mut problem);
     let mut order: Vec<usize> = (0..problem.services.len()).collect();
     let price = |s: usize| problem.cheapest(s).map_or(f64::INFINITY, |f| problem.usd_per_million(s, f));
     order.sort_by(|&a, &b| {
@@ -164,6 +164,32 @@ fn problem(inputs: &PlanInputs) -> Problem<'_> {
     });
     problem.order = order;
     problem
+}
+
+/// Demands, and how shortages are met, where that differs from what serves a lasting load.
+fn with_demands(problem: &mut Problem<'_>) {
+    let (now_ms, settings) = (problem.inputs.now_ms, &problem.inputs.settings);
+    let until = |s: usize, near_ms: i64, base_ms: i64| {
+        let service = problem.services[s];
+        let previous = problem.inputs.previous.iter().find(|p| p.service == service.name);
+        demand_until(service, near_ms, base_ms, problem.smallest_rps(s), previous, now_ms, settings)
+    };
+    let setup_ms = |s: usize, f: Option<usize>| f.map_or(0, |f| problem.setup_ms(s, f));
+    let first = |s: usize| {
+        let setup_ms = setup_ms(s, problem.cheapest(s));
+        until(s, setup_ms, setup_ms)
+    };
+    // Without quotas the cheapest flavor serves any load.
+    let all = 0..problem.services.len();
+    let limited = problem.flavors.iter().any(|f| f.quota.is_some());
+    let rates: Vec<f64> = if limited { all.clone().map(|s| first(s).rps).collect() } else { Vec::new() };
+    let wishes = problem.wishes(&rates);
+    let one = |s: usize| {
+        let base = if limited { problem.base(s, rates[s], &wishes) } else { problem.cheapest(s) };
+        let near = base.and_then(|f| problem.near_of(s, f));
+        (until(s, near.map_or(setup_ms(s, base), |n| n.lead_ms), setup_ms(s, base)), near)
+    };
+    (problem.demands, problem.near) = all.map(one).unzip();
 }
 
 /// Nodes that count against quotas: by flavor, and all.
@@ -192,6 +218,19 @@ impl Problem<'_> {
             scaled.demands[s].rps *= share;
         }
         scaled
+    }
+
+    /// The same with what is wanted within the near leads as the demands; where no service has one, nothing.
+    fn sooner(&self) -> Option<Self> {
+        let mut sooner = self.near.iter().any(Option::is_some).then(|| self.clone())?;
+        sooner.demands.iter_mut().for_each(|d| d.rps = d.near_rps);
+        Some(sooner)
+    }
+
+    /// Time that a node of the flavor is paid for at least.
+    pub(crate) fn least_ms(&self, flavor: usize) -> i64 {
+        let lease = Terms::of(self.flavors[flavor]).start(0);
+        lease.end_ms - lease.start_ms
     }
 
     /// The flavor with the lowest price for a request (Algorithm 1).
@@ -268,6 +307,9 @@ fn trim(packing: &mut Packing<'_>) {
 /// Places every service, in order, with new nodes where needed and allowed.
 fn grow(packing: &mut Packing<'_>, next: &mut u64) {
     for &s in &packing.problem.order {
+        if !fails_to_load(packing, s) {
+            packing.bridge(s, next);
+        }
         if let Some(assignment) = packing.cover(s, |i| Some(tier(&packing.nodes[i]))) {
             packing.assign(s, &assignment);
             continue;

@@ -142,7 +142,7 @@ fn a_node_is_given_up_only_when_others_already_serve() {
     let doubled: Vec<_> = first.nodes.iter().filter(|n| n.instances.len() == 2).collect();
     assert_eq!(doubled.len(), 1, "one node gets the other's service too: {:?}", first.nodes);
     // Not ready yet: nothing goes.
-    let waiting = plan(&advance(&inputs, &first, 101_000, false));
+    let waiting = plan(&advance(&inputs, &first, 661_000, false));
     assert!(waiting.changes.is_empty(), "{:?}", waiting.changes);
     // Ready: the other node goes.
     let done = plan(&advance(&inputs, &first, 102_000, true));
@@ -159,7 +159,7 @@ fn a_node_that_is_too_big_is_exchanged_make_before_break() {
     let first = plan(&inputs);
     assert_eq!(the_node(&first, "n").action, NodeAction::Keep);
     assert_eq!(first.changes.iter().filter(|c| c.action == NodeAction::Start).count(), 1, "{:?}", first.changes);
-    let done = plan(&advance(&inputs, &first, 200_000, true));
+    let done = plan(&advance(&inputs, &first, 760_000, true));
     assert_eq!((the_node(&done, "n").action, done.cost_usd_per_hour), (NodeAction::Stop, 0.1));
     // Not worth it when what is saved does not pay for the overlap.
     inputs.settings.payback_ms = 1_000;
@@ -172,7 +172,9 @@ fn several_small_nodes_are_merged_into_a_big_one_and_it_is_split_again() {
     let big = flavor("big", 8, 0.3);
     let mut inputs = world(vec![loaded("a", 100_000, 700.0)], vec![small(), big]);
     inputs.settings.members = Members::Shared;
-    inputs.now_ms = 100_000;
+    // Eleven minutes later the load has lasted as long as four small nodes take to cost what the exchange does.
+    inputs.now_ms = 660_000;
+    inputs.services = vec![loaded("a", 660_000, 700.0)];
     let names = ["n1", "n2", "n3", "n4"];
     inputs.fleet = names.iter().map(|n| node(n, &small(), &[("a", 2)])).collect();
     let first = plan(&inputs);
@@ -187,13 +189,79 @@ fn several_small_nodes_are_merged_into_a_big_one_and_it_is_split_again() {
     assert_eq!(merged.nodes.iter().filter(|n| n.action == NodeAction::Stop).count(), 4, "{:?}", actions(&merged));
     assert_eq!(merged.cost_usd_per_hour, 0.3);
     // The load falls to what two small nodes carry: they are ordered for the big one.
-    let mut falling = advance(&merged_inputs, &merged, 600_000, true);
-    falling.services = vec![loaded("a", 600_000, 250.0)];
+    let mut falling = advance(&merged_inputs, &merged, 1_600_000, true);
+    falling.services = vec![loaded("a", 1_600_000, 250.0)];
     falling.previous.clear();
     let split = plan(&falling);
     assert_eq!(starts(&split), 2, "{:?}", actions(&split));
-    let done = plan(&advance(&falling, &split, 700_000, true));
+    let done = plan(&advance(&falling, &split, 1_700_000, true));
     assert_eq!(done.cost_usd_per_hour, 0.2, "{:?}", actions(&done));
+}
+
+/// A cheap flavor that takes seven minutes, and a dearer one that takes half a minute.
+fn slow_and_fast() -> [Flavor; 2] {
+    [Flavor { boot_s: 420.0, ..flavor("cheap", 2, 0.08) }, Flavor { boot_s: 30.0, ..flavor("fast", 2, 0.1) }]
+}
+
+fn started(plan: &Plan, flavor: &str) -> usize {
+    plan.nodes.iter().filter(|n| n.action == NodeAction::Start && n.flavor == flavor).count()
+}
+
+#[test]
+fn a_shortage_is_met_by_what_is_there_sooner_and_the_lasting_load_by_what_is_cheap() {
+    let [cheap, fast] = slow_and_fast();
+    let mut inputs = world(vec![loaded("a", 1_000_000, 300.0)], vec![cheap.clone(), fast]);
+    inputs.settings.members = Members::Shared;
+    inputs.now_ms = 1_000_000;
+    inputs.fleet = ["c1", "c2"].iter().map(|n| node(n, &cheap, &[("a", 2)])).collect();
+    assert!(plan(&inputs).changes.is_empty());
+    // It doubles at once.
+    inputs.services = vec![loaded("a", 1_000_000, 720.0)];
+    let jump = plan(&inputs);
+    assert_eq!((started(&jump, "fast"), started(&jump, "cheap")), (2, 0), "{:?}", actions(&jump));
+    // The same, foreseen seven minutes ahead: the cheap ones are there in time.
+    let rising: Vec<f64> = (0..60).map(|i| if i >= 42 { 720.0 } else { 300.0 }).collect();
+    inputs.services[0].load.forecast = Some(forecast("a", 1_000_000, &rising));
+    let foreseen = plan(&inputs);
+    assert_eq!((started(&foreseen, "fast"), started(&foreseen, "cheap")), (0, 2), "{:?}", actions(&foreseen));
+    // A shortage of a few requests is cheaper than a node.
+    inputs.services = vec![loaded("a", 1_000_000, 405.0)];
+    let little = plan(&inputs);
+    assert_eq!((started(&little, "fast"), started(&little, "cheap")), (0, 1), "{:?}", actions(&little));
+    // The jump lasts: once the dear nodes have cost what the exchange does, cheap ones take over.
+    let mut lasting = advance(&inputs, &jump, 1_100_000, true);
+    let mut swapped_at = None;
+    for step in 0..60 {
+        let now_ms = 1_100_000 + step * 60_000;
+        lasting.now_ms = now_ms;
+        lasting.services = vec![loaded("a", now_ms, 720.0)];
+        let p = plan(&lasting);
+        if started(&p, "cheap") > 0 {
+            swapped_at.get_or_insert(now_ms);
+        }
+        lasting = advance(&lasting, &p, now_ms, true);
+    }
+    let flavors: Vec<&str> = lasting.fleet.iter().map(|n| n.flavor.as_str()).collect();
+    assert_eq!(flavors, ["cheap"; 4]);
+    // 430.5 s of a cheap node, 0.08, at 0.02 saved an hour.
+    assert!(swapped_at.is_some_and(|at| at - 1_000_000 >= 4 * 430_500), "{swapped_at:?}");
+}
+
+#[test]
+fn what_serves_keeps_its_workers_until_what_was_ordered_serves_too() {
+    let mut inputs =
+        world(vec![loaded("a", 100_000, 100.0), loaded("b", 100_000, 100.0)], vec![flavor("four", 4, 0.2)]);
+    inputs.settings.members = Members::Shared;
+    inputs.now_ms = 100_000;
+    inputs.fleet = vec![node("n", &flavor("four", 4, 0.2), &[("a", 2), ("b", 2)])];
+    inputs.services = vec![loaded("a", 100_000, 250.0), loaded("b", 100_000, 100.0)];
+    let workers =
+        |p: &Plan, service: &str| the_node(p, "n").instances.iter().find(|i| i.service == service).map(|i| i.workers);
+    let first = plan(&inputs);
+    assert_eq!(first.nodes.len(), 2, "{:?}", actions(&first));
+    assert_eq!(workers(&first, "a"), Some(2), "{:?}", first.nodes);
+    let second = plan(&advance(&inputs, &first, 101_000, false));
+    assert_eq!((workers(&second, "a"), second.changes.len()), (Some(2), 0), "{:?}", second.nodes);
 }
 
 #[test]

@@ -9,7 +9,7 @@
 
 use crate::compose::{recompose, surplus};
 use crate::lease::HOUR_MS;
-use crate::pack::{Assignment, Packing, TOLERANCE_RPS};
+use crate::pack::{Assignment, Origin, Packing, TOLERANCE_RPS};
 use std::collections::BTreeSet;
 
 /// Passes at most; each that changes something frees or prepares a node, so this is never reached in practice.
@@ -86,6 +86,17 @@ fn by_release_order(packing: &Packing<'_>) -> Vec<usize> {
     order
 }
 
+impl Packing<'_> {
+    /// How long what a node is for can be expected to last: as long as it has lasted, `payback_ms` at most. To exchange
+    /// when the dearer choice has cost as much as the exchange does is the break-even rule of renting and buying: whatever
+    /// the load does next, what is paid is at most twice what it had to be, and a load that wanders starts nothing.
+    pub(crate) fn lasts_ms(&self, index: usize) -> i64 {
+        let Origin::Fleet(i) = self.nodes[index].origin else { return 0 };
+        let inputs = self.problem.inputs;
+        (inputs.now_ms - inputs.fleet[i].lease.start_ms).clamp(0, inputs.settings.payback_ms.max(0))
+    }
+}
+
 /// Services that a trial moves, with the instances that they had.
 type Before = Vec<(usize, Assignment)>;
 
@@ -122,13 +133,15 @@ fn without(
         return None;
     }
     let before = before(packing, moved.iter().copied());
+    let in_time: Vec<f64> = moved.iter().map(|&s| packing.near_served(s)).collect();
     packing.empty(index);
-    for &service in &moved {
-        let Some(assignment) = packing.cover(service, |i| tier(packing, i)) else {
+    for (&service, in_time) in moved.iter().zip(in_time) {
+        let assignment = packing.cover(service, |i| tier(packing, i));
+        let fits = assignment.map(|a| packing.assign(service, &a)).is_some();
+        if !fits || packing.near_served(service) < in_time - TOLERANCE_RPS {
             take_back(packing, &before);
             return None;
-        };
-        packing.assign(service, &assignment);
+        }
     }
     Some(before)
 }
@@ -215,7 +228,7 @@ fn exchange(
     let load_ms = hosted.filter_map(|&s| Some(problem.ladder(s, flavor)?.load_ms)).max()?;
     let overlap_ms = problem.flavors[flavor].boot_ms() + settings.image_ms + load_ms + settings.period_ms;
     let hours = |ms: i64| ms as f64 / HOUR_MS as f64;
-    if saved * hours(settings.payback_ms) < new_usd * hours(overlap_ms) {
+    if saved * hours(packing.lasts_ms(index)) < new_usd * hours(overlap_ms) {
         return None;
     }
     let added = packing.add(flavor, &mut next);

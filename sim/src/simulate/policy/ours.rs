@@ -107,11 +107,17 @@ impl Ours {
                 })
                 .collect(),
         });
+        let mut flavors = seen.flavors.to_vec();
+        if seen.second == 0 {
+            // What is ordered before the begin is up at the begin, whatever it is.
+            let slowest_s = flavors.iter().map(|f| f.boot_s).fold(0.0, f64::max);
+            flavors.iter_mut().for_each(|f| f.boot_s = slowest_s);
+        }
         PlanInputs {
             now_ms: seen.now_ms,
             settings: Settings { members, image_ms, overhead_ms: 0.0, ..self.settings.clone() },
             services: services.collect(),
-            flavors: seen.flavors.to_vec(),
+            flavors,
             profiles: world.profiles(),
             fleet: fleet.collect(),
             previous: self.previous.clone(),
