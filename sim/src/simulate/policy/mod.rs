@@ -132,6 +132,10 @@ pub trait Policy {
     fn name(&self) -> String;
     /// Seconds between decisions.
     fn period_s(&self) -> usize;
+    /// True where nodes lend their free cores to their instances, as the executor does.
+    fn vertical(&self) -> bool {
+        false
+    }
     /// Orders for now.
     fn decide(&mut self, seen: &Seen<'_>) -> Vec<Command>;
 }

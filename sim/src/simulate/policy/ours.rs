@@ -1,8 +1,7 @@
 //! The production planner: forecasts and observations in, [`planner::plan()`] as it is, orders out.
 //!
-//! `ours` reads the forecast that the scenario names, `oracle` the true rate. Vertical scaling is the executor's rule
-//! without its delays: an instance borrows the free cores of its node, and the planner goes on reading what it planned
-//! (FACTS §Planning, "Vertical"). Left out: the publication layer that keeps old instances until new ones serve
+//! `ours` reads the forecast that the scenario names, `oracle` the true rate. Vertical scaling is the executor's own
+//! (`station`). Left out: the publication layer that keeps old instances until new ones serve
 //! (`planner::handover`); the planner itself gives nodes up only then.
 
 use super::{Command, Host, Policy, Seen};
@@ -120,17 +119,6 @@ impl Ours {
     }
 }
 
-/// The cores that a node has left go to its largest instance on the CPU.
-fn with_free_cores(mut hosts: Vec<Host>, cores: u32) -> Vec<Host> {
-    let on_cpu = |h: &Host| h.backend != "cuda";
-    // A GPU instance takes one core for all its streams.
-    let taken: u32 = hosts.iter().map(|h| if on_cpu(h) { h.workers } else { 1 }).sum();
-    if let Some(largest) = hosts.iter_mut().filter(|h| on_cpu(h)).max_by_key(|h| h.workers) {
-        largest.workers += cores.saturating_sub(taken);
-    }
-    hosts
-}
-
 impl Policy for Ours {
     fn name(&self) -> String {
         self.name.clone()
@@ -138,6 +126,10 @@ impl Policy for Ours {
 
     fn period_s(&self) -> usize {
         (self.settings.period_ms / 1000).max(1) as usize
+    }
+
+    fn vertical(&self) -> bool {
+        true
     }
 
     fn decide(&mut self, seen: &Seen<'_>) -> Vec<Command> {
@@ -163,33 +155,18 @@ impl Policy for Ours {
             let id = node.node;
             let Some(flavor) = seen.flavors.iter().position(|f| f.name == node.flavor) else { continue };
             let planned = hosts(&node.instances);
-            let running = with_free_cores(planned.clone(), seen.flavors[flavor].cores);
-            self.planned.insert(id.clone(), planned);
+            self.planned.insert(id.clone(), planned.clone());
             match node.action {
                 NodeAction::Stop => commands.push(Command::Stop { node: id }),
-                NodeAction::Start => commands.push(Command::Start { id, flavor, hosts: running }),
+                NodeAction::Start => commands.push(Command::Start { id, flavor, hosts: planned }),
                 NodeAction::Keep | NodeAction::Renew | NodeAction::Lapse => {
                     if node.action == NodeAction::Renew {
                         commands.push(Command::Renew { node: id.clone(), end_ms: node.lease_end_ms });
                     }
-                    commands.push(Command::Host { node: id, hosts: running });
+                    commands.push(Command::Host { node: id, hosts: planned });
                 }
             }
         }
         commands
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn free_cores_go_to_the_largest_cpu_instance() {
-        let host = |service, backend: &str, workers| Host { service, backend: backend.into(), workers, batch: 1 };
-        let two = with_free_cores(vec![host(0, "tract", 1), host(1, "tract", 2)], 8);
-        assert_eq!(two.iter().map(|h| h.workers).collect::<Vec<_>>(), [1, 7]);
-        assert_eq!(with_free_cores(vec![host(0, "cuda", 1)], 4)[0].workers, 1);
-        assert_eq!(with_free_cores(vec![host(0, "tract", 4)], 4)[0].workers, 4);
     }
 }
