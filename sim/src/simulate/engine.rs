@@ -5,6 +5,10 @@
 //! throughput, spread from its quantiles, scaled by the flavor's speed and the scenario's profile error (`timing`).
 //! Once a second the executor's own loop lends free cores to instances, for policies that have it.
 //!
+//! A node boots, gets the program (`image_s`), and each model on it goes from cold over cached (its file is there,
+//! `fetch_s`) to loaded (`load_s`), beside the others. A node keeps the files of models that it had; a model without
+//! workers is a standby, loaded, and serves as soon as it gets some.
+//!
 //! A node costs from its order to its end by its billing, at the price of that time. Orders of the first tick are up at
 //! once: every policy begins with the fleet that it wants. Failed boots and lost nodes are seen as lost after
 //! [`BOOT_PATIENCE_S`] and [`SILENCE_S`], and cost until they are given up; spot nodes cost until they are taken.
@@ -37,8 +41,12 @@ struct Node {
     id: String,
     flavor: usize,
     ordered_s: f64,
-    /// When it serves; infinite if its boot fails.
+    /// When the program runs on it; infinite if its boot fails.
+    up_s: f64,
+    /// When the first models that it was ordered for are loaded.
     ready_s: f64,
+    /// Models whose file is on it, and since when.
+    cached: BTreeMap<(usize, String), f64>,
     /// When it breaks.
     breaks_s: f64,
     taken: bool,
@@ -46,6 +54,13 @@ struct Node {
     hosts: Vec<Host>,
     active: bool,
     broken: bool,
+}
+
+impl Node {
+    /// Its first models are loaded, and it has not broken.
+    fn is_ready(&self, now_s: f64) -> bool {
+        self.active && self.ready_s <= now_s
+    }
 }
 
 /// Where results go, and what they are made from.
@@ -104,10 +119,12 @@ pub(super) fn run(world: &World, policy: &mut dyn Policy, shedding: bool) -> Out
     let mut arrivals: Vec<_> = world.services.iter().map(|s| s.workload.arrivals()).collect();
     let mut fresh = Vec::new();
     let period = policy.period_s().max(1);
+    let mut due = 0;
     for second in 0..world.seconds {
         engine.live(second);
-        if second % period == 0 {
+        if second >= due || (policy.waits() && engine.with_seen(second, |seen| policy.is_urgent(seen))) {
             engine.decide(policy, second);
+            due = second + period;
         }
         engine.activate(second as f64 + 1.0);
         for (s, arrivals) in arrivals.iter_mut().enumerate() {
@@ -123,7 +140,10 @@ pub(super) fn run(world: &World, policy: &mut dyn Policy, shedding: bool) -> Out
         engine.scale(second + 1);
         if second % 60 == 59 {
             let (nodes, alive) = (&engine.nodes, &engine.alive);
-            engine.books.record.minute(alive.iter().filter(|&&i| nodes[i].active).map(|&i| nodes[i].flavor));
+            engine
+                .books
+                .record
+                .minute(alive.iter().filter(|&&i| nodes[i].is_ready(second as f64)).map(|&i| nodes[i].flavor));
         }
     }
     let end_s = world.seconds as f64;
@@ -177,24 +197,35 @@ impl Engine<'_> {
         }
     }
 
-    /// Nodes whose set-up ends before `to_s` begin to serve.
+    /// Nodes that are up before `to_s` begin to load their models.
     fn activate(&mut self, to_s: f64) {
         for i in self.alive.clone() {
             let node = &self.nodes[i];
-            if !node.active && !node.broken && node.ready_s < to_s {
+            if !node.active && !node.broken && node.up_s < to_s {
                 self.nodes[i].active = true;
-                let (hosts, ready_s) = (self.nodes[i].hosts.clone(), self.nodes[i].ready_s);
+                let (hosts, up_s) = (self.nodes[i].hosts.clone(), self.nodes[i].up_s);
                 for host in hosts {
-                    self.load(i, &host, ready_s);
+                    self.load(i, &host, up_s);
                 }
             }
         }
     }
 
+    /// A model on a node: cold, its file is fetched first; cached, where the node has had it, it is only loaded. What is
+    /// there at the begin is loaded.
     fn load(&mut self, index: usize, host: &Host, from_s: f64) {
+        let (fetch_s, load_s) = (self.world.fetch_s, self.world.load_s(host.service, &host.backend));
+        let node = &mut self.nodes[index];
+        let at_begin = node.up_s == 0.0 && from_s == 0.0;
+        let cached_s = *node.cached.entry((host.service, host.backend.clone())).or_insert(if at_begin {
+            0.0
+        } else {
+            from_s + fetch_s
+        });
+        let ready_s = if at_begin { 0.0 } else { from_s.max(cached_s) + load_s };
         let timing = self.timing(self.nodes[index].flavor, host, host.workers);
         let timings = &self.books.timings;
-        let instance = Instance::new(index, host.workers, host.batch, timing, timings, from_s);
+        let instance = Instance::new(index, host.workers, host.batch, timing, timings, ready_s);
         if self.world.queue == QueueKind::Partition {
             let station = self.station(Some(index));
             self.stations[host.service].push(station);
@@ -203,21 +234,29 @@ impl Engine<'_> {
         let timings = &self.books.timings;
         let mine = self.stations[host.service].iter_mut().find(|s| s.node.is_none_or(|node| node == index));
         if let Some(station) = mine {
-            station.add(instance, from_s, timings);
+            station.add(instance, timings);
         }
     }
 
-    /// An instance goes; requests that wait for it alone are given to the others.
+    /// An instance goes.
     fn unload(&mut self, index: usize, service: usize, lost: bool, now: f64) {
         let modes = (self.shedding, self.vertical);
         let mut context = context(self.world, service, modes, &mut self.books);
         let stations = &mut self.stations[service];
         stations.iter_mut().for_each(|s| s.remove(index, lost, &mut context));
+        self.pass_on(service, now);
+    }
+
+    /// Requests that wait where nobody serves any more are given to the others.
+    fn pass_on(&mut self, service: usize, now: f64) {
+        let modes = (self.shedding, self.vertical);
+        let mut context = context(self.world, service, modes, &mut self.books);
+        let stations = &mut self.stations[service];
         let mut waiting = Vec::new();
         for station in stations.iter_mut().filter(|s| s.is_deserted()) {
             waiting.extend(station.take_back());
         }
-        stations.retain(|s| s.node.is_none() || !s.is_deserted());
+        stations.retain(|s| s.node.is_none() || !s.instances.is_empty());
         let mut others: Vec<&mut Station> = stations.iter_mut().filter(|s| s.serves_before(now)).collect();
         let n = others.len();
         for (k, arrived_s) in waiting.into_iter().enumerate() {
@@ -330,11 +369,23 @@ impl Engine<'_> {
         let lent = call_back(self.permits(node), &raised);
         for ((service, planned, _), lent) in serving.into_iter().zip(lent) {
             self.resize(node, service, if self.vertical { lent } else { planned }, now);
+            self.pass_on(service, now);
         }
     }
 
     /// The time that a decision takes is measured, and decides nothing.
     fn decide(&mut self, policy: &mut dyn Policy, second: usize) {
+        let (commands, took) = self.with_seen(second, |seen| {
+            let begin = std::time::Instant::now();
+            (policy.decide(seen), begin.elapsed())
+        });
+        self.books.record.decided(took.as_secs_f64() * 1000.0);
+        for command in commands {
+            self.obey(command, second);
+        }
+    }
+
+    fn with_seen<T>(&self, second: usize, then: impl FnOnce(&Seen<'_>) -> T) -> T {
         let now_ms = self.world.start_ms + second as i64 * 1000;
         let flavors = self.world.flavors_at(second as f64);
         let services: Vec<ServiceSeen<'_>> = (0..self.world.services.len())
@@ -348,12 +399,7 @@ impl Engine<'_> {
             .collect();
         let nodes: Vec<NodeSeen> = self.alive.iter().map(|&i| self.seen(i, second as f64)).collect();
         let seen = Seen { world: self.world, now_ms, second, flavors: &flavors, services: &services, nodes: &nodes };
-        let begin = std::time::Instant::now();
-        let commands = policy.decide(&seen);
-        self.books.record.decided(begin.elapsed().as_secs_f64() * 1000.0);
-        for command in commands {
-            self.obey(command, second);
-        }
+        then(&seen)
     }
 
     fn seen(&self, index: usize, now: f64) -> NodeSeen {
@@ -364,7 +410,7 @@ impl Engine<'_> {
             !node.active && node.ready_s.is_infinite() && now - node.ordered_s > flavor.flavor.boot_s + BOOT_PATIENCE_S;
         let state = if silent || overdue {
             FleetState::Lost
-        } else if node.active || node.broken {
+        } else if node.broken || node.is_ready(now) {
             FleetState::Ready
         } else {
             FleetState::Ordered
@@ -375,6 +421,9 @@ impl Engine<'_> {
             state,
             lease: node.lease,
             hosts: node.hosts.clone(),
+            serving: (0..self.stations.len())
+                .filter(|&s| self.stations[s].iter().any(|station| station.serves(index, now)))
+                .collect(),
             busy_s: self.books.busy_s[index],
             ready_at_s: node.ready_s,
         }
@@ -409,7 +458,7 @@ impl Engine<'_> {
                         let stations = &mut self.stations[host.service];
                         stations.iter_mut().for_each(|s| s.plan(i, host.workers, host.batch));
                     } else {
-                        self.load(i, host, now + self.world.load_s(host.service, &host.backend));
+                        self.load(i, host, now);
                     }
                 }
                 self.fit(i, now);
@@ -439,7 +488,8 @@ impl Engine<'_> {
         let (fails, life_h, spot_h) = (self.faults.unit(), self.faults.exponential(), self.faults.exponential());
         let at_begin = second == 0;
         let fails = !at_begin && fails < self.world.boot_failure;
-        let ready_s = if at_begin { now } else { now + boot_s + self.world.image_s + load_s };
+        let up_s = if at_begin { now } else { now + boot_s + self.world.image_s };
+        let ready_s = if at_begin { now } else { up_s + self.world.fetch_s + load_s };
         let rate = |per_h: f64, draw: f64| if per_h > 0.0 { ready_s + draw / per_h * 3600.0 } else { f64::INFINITY };
         let breaks = rate(if self.world.mtbf_h > 0.0 { 1.0 / self.world.mtbf_h } else { 0.0 }, life_h);
         let taken = rate(spec.interruptions_per_h, spot_h);
@@ -448,7 +498,9 @@ impl Engine<'_> {
             id,
             flavor,
             ordered_s: now,
+            up_s: if fails { f64::INFINITY } else { up_s },
             ready_s: if fails { f64::INFINITY } else { ready_s },
+            cached: BTreeMap::new(),
             breaks_s: if fails { f64::INFINITY } else { breaks.min(taken) },
             taken: taken <= breaks,
             lease: Terms::of(&spec.flavor).start(now_ms),

@@ -191,6 +191,8 @@ impl FlavorSpec {
 pub struct Setup {
     /// Time to bring the program onto a node.
     pub image_s: f64,
+    /// Time to bring a model's file onto a node that has not had it.
+    pub fetch_s: f64,
     /// Time to load a model; absent: the profile's.
     pub load_s: Option<f64>,
 }
@@ -360,6 +362,11 @@ impl Scenario {
                 problems.push(format!("faults.{key}: must be at least 0 and below 1"));
             }
         }
+        for (key, value) in [("image_s", self.setup.image_s), ("fetch_s", self.setup.fetch_s)] {
+            if !(value >= 0.0 && value.is_finite()) {
+                problems.push(format!("setup.{key}: must not be negative"));
+            }
+        }
         if self.faults.profile_error <= -0.9 {
             problems.push("faults.profile_error: must be above -0.9".to_owned());
         }
@@ -377,7 +384,7 @@ impl Scenario {
     pub fn ablate(&mut self, what: &str) -> Result<(), Error> {
         match what {
             "zero-setup" => {
-                self.setup = Setup { image_s: 0.0, load_s: Some(0.001) };
+                self.setup = Setup { image_s: 0.0, fetch_s: 0.0, load_s: Some(0.001) };
                 for flavor in &mut self.flavor {
                     (flavor.boot_s, flavor.boot_cv) = (0.0, 0.0);
                 }

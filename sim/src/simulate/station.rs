@@ -87,17 +87,20 @@ pub(super) struct Instance {
     pub(super) batch: u32,
     /// Service times, by index.
     pub(super) timing: usize,
+    /// When its model is or was loaded.
+    ready_s: f64,
     time: ServiceTime,
     stats: Stats,
     vertical: Vertical,
 }
 
 impl Instance {
-    /// With the workers of the plan.
-    pub(super) fn new(node: usize, workers: u32, batch: u32, timing: usize, timings: &[Timing], now_s: f64) -> Self {
+    /// With the workers of the plan; without any it is a standby, loaded and not serving. Its model is loaded at
+    /// `ready_s`.
+    pub(super) fn new(node: usize, workers: u32, batch: u32, timing: usize, timings: &[Timing], ready_s: f64) -> Self {
         let time = timings[timing].planned;
-        let (stats, vertical) = (Stats::new(ms(now_s)), Vertical::default());
-        Instance { node, planned: workers, workers, batch: batch.max(1), timing, time, stats, vertical }
+        let (stats, vertical) = (Stats::new(ms(ready_s)), Vertical::default());
+        Instance { node, planned: workers, workers, batch: batch.max(1), timing, ready_s, time, stats, vertical }
     }
 }
 
@@ -160,12 +163,17 @@ impl Station {
 
     /// True while nobody serves or is about to.
     pub(super) fn is_deserted(&self) -> bool {
-        self.instances.is_empty()
+        self.instances.iter().all(|i| i.workers == 0)
     }
 
-    /// An instance begins to serve at `ready_s`.
-    pub(super) fn add(&mut self, instance: Instance, ready_s: f64, timings: &[Timing]) {
-        let worker = Worker { node: instance.node, loading: true, free_at_s: ready_s, ..Worker::default() };
+    /// True if the node's instance is loaded and has workers.
+    pub(super) fn serves(&self, node: usize, now_s: f64) -> bool {
+        self.workers.iter().any(|w| w.node == node && (!w.loading || w.free_at_s <= now_s))
+    }
+
+    /// An instance begins to serve when its model is loaded.
+    pub(super) fn add(&mut self, instance: Instance, timings: &[Timing]) {
+        let worker = Worker { node: instance.node, loading: true, free_at_s: instance.ready_s, ..Worker::default() };
         self.workers.extend(std::iter::repeat_n(worker, instance.workers as usize));
         self.instances.push(instance);
         self.rebuild(timings);
@@ -175,15 +183,14 @@ impl Station {
     pub(super) fn resize(&mut self, node: usize, (workers, timing): (u32, usize), now_s: f64, timings: &[Timing]) {
         let Some(instance) = self.instances.iter_mut().find(|i| i.node == node) else { return };
         (instance.workers, instance.timing) = (workers, timing);
+        let free_at_s = instance.ready_s.max(now_s);
         let mut mine: Vec<usize> = (0..self.workers.len()).filter(|&w| self.workers[w].node == node).collect();
         // Those that work stay first.
         mine.sort_by_key(|&w| (self.workers[w].is_idle(), w));
-        let loading_until_s = mine.first().map(|&w| &self.workers[w]).filter(|w| w.loading).map(|w| w.free_at_s);
         for (nth, &w) in mine.iter().enumerate() {
             self.workers[w].leaving = nth >= workers as usize;
         }
         for _ in mine.len()..workers as usize {
-            let free_at_s = loading_until_s.unwrap_or(now_s);
             self.workers.push(Worker { node, loading: true, free_at_s, ..Worker::default() });
         }
         self.rebuild(timings);

@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod faults;
+
 fn simulation(edit: impl Fn(&mut Scenario)) -> Simulation {
     let mut scenario = Scenario::parse(scenario::tests::SMALL).expect("sound");
     edit(&mut scenario);

@@ -71,6 +71,8 @@ pub struct World {
     pub flavors: Vec<FlavorWorld>,
     /// Program onto a node.
     pub image_s: f64,
+    /// A model's file onto a node that has not had it.
+    pub fetch_s: f64,
     /// Share of boots that fail.
     pub boot_failure: f64,
     /// Mean time between failures of a node, hours; 0: none.
@@ -93,7 +95,8 @@ impl World {
         let start_ms = trace.start_ms + first as i64 * trace.interval_ms;
         let seconds = ((trace.counts.len() - first) as i64 * trace.interval_ms / 1000) as usize;
         let interval_ms = scenario.forecast.interval_s as i64 * 1000;
-        let longest_s = scenario.flavor.iter().map(|f| f.boot_s).fold(0.0, f64::max) + scenario.setup.image_s;
+        let longest_s = scenario.flavor.iter().map(|f| f.boot_s).fold(0.0, f64::max);
+        let longest_s = longest_s + scenario.setup.image_s + scenario.setup.fetch_s;
         let reach = (((longest_s + 90.0) / scenario.forecast.interval_s as f64).ceil() as u32).clamp(3, 60);
         let own = match scenario.forecast.model.as_str() {
             "oracle" => Feed::Oracle,
@@ -147,6 +150,7 @@ impl World {
             services,
             flavors: flavors.collect(),
             image_s: scenario.setup.image_s,
+            fetch_s: scenario.setup.fetch_s,
             boot_failure: scenario.faults.boot_failure,
             mtbf_h: scenario.faults.node_mtbf_h,
             profile_error: scenario.faults.profile_error,
@@ -162,16 +166,17 @@ impl World {
         self.flavors.iter().map(priced).collect()
     }
 
-    /// Time to load a service's model.
+    /// Time to load a service's model from its file.
     pub fn load_s(&self, service: usize, backend: &str) -> f64 {
         let profiles = &self.services[service].profiles;
         profiles.iter().find(|p| p.backend == backend).or(profiles.first()).map_or(0.0, |p| p.load_ms / 1000.0)
     }
 
-    /// Profiles as the planner reads them.
+    /// Profiles as the planner reads them; a new node has to get the file before it can load the model.
     pub fn profiles(&self) -> Vec<ServiceProfile> {
         let of = |s: &ServiceWorld| -> Vec<ServiceProfile> {
-            let one = |p: &Profile| ServiceProfile { service: s.name.clone(), flavor: None, profile: p.clone() };
+            let cold = |p: &Profile| Profile { load_ms: p.load_ms + self.fetch_s * 1000.0, ..p.clone() };
+            let one = |p: &Profile| ServiceProfile { service: s.name.clone(), flavor: None, profile: cold(p) };
             s.profiles.iter().map(one).collect()
         };
         self.services.iter().flat_map(of).collect()

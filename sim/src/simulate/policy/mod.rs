@@ -7,6 +7,7 @@
 
 pub mod ours;
 pub mod paper;
+mod publish;
 pub mod reactive;
 
 use super::world::World;
@@ -73,6 +74,8 @@ pub struct NodeSeen {
     pub lease: Lease,
     /// What it serves or will serve.
     pub hosts: Vec<Host>,
+    /// Services, by index, whose models are loaded on it and have workers.
+    pub serving: Vec<usize>,
     /// Work done since it began.
     pub busy_s: f64,
     /// When it was or will be ready (policies only ask this of the past).
@@ -136,6 +139,14 @@ pub trait Policy {
     fn vertical(&self) -> bool {
         false
     }
+    /// True while something waits for a hand-over, so that [`Policy::is_urgent`] is to be asked each second.
+    fn waits(&self) -> bool {
+        false
+    }
+    /// True if a decision is due before its time.
+    fn is_urgent(&self, _seen: &Seen<'_>) -> bool {
+        false
+    }
     /// Orders for now.
     fn decide(&mut self, seen: &Seen<'_>) -> Vec<Command>;
 }
@@ -181,7 +192,7 @@ impl Unit {
                     sustained_rps: top.sustained_rps,
                     p95_s: top.service_ms / 1000.0,
                     per_slo: top.requests_per_slo,
-                    setup_s: flavor.boot_s + world.image_s + world.load_s(service, &host.backend),
+                    setup_s: flavor.boot_s + world.image_s + world.fetch_s + world.load_s(service, &host.backend),
                     host,
                 };
                 Some((flavor.usd_per_hour / capacity_rps, unit))

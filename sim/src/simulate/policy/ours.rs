@@ -1,9 +1,10 @@
 //! The production planner: forecasts and observations in, [`planner::plan()`] as it is, orders out.
 //!
 //! `ours` reads the forecast that the scenario names, `oracle` the true rate. Vertical scaling is the executor's own
-//! (`station`). Left out: the publication layer that keeps old instances until new ones serve
-//! (`planner::handover`); the planner itself gives nodes up only then.
+//! (`station`). What serves goes on until its successor serves, as production publishes it
+//! (`publish`).
 
+use super::publish::Publication;
 use super::{Command, Host, Policy, Seen};
 use crate::simulate::scenario::QueueKind;
 use crate::simulate::workload::Feed;
@@ -24,8 +25,9 @@ pub struct Ours {
     settings: Settings,
     previous: Vec<PreviousDemand>,
     naming: Naming,
-    /// What the last plan put on each node, before cores are borrowed.
+    /// What the last plan put on each node; nodes may have been told to keep more.
     planned: BTreeMap<String, Vec<Host>>,
+    publication: Publication,
     /// By service: its error budget, and how many minutes it knows of.
     budgets: Vec<(Budget, usize)>,
 }
@@ -40,6 +42,7 @@ impl Ours {
             previous: Vec::new(),
             naming: Naming::default(),
             planned: BTreeMap::new(),
+            publication: Publication::default(),
             budgets: Vec::new(),
         }
     }
@@ -101,7 +104,7 @@ impl Ours {
                 .map(|h| HostedInstance {
                     service: name(h),
                     workers: h.workers,
-                    ready: n.state == FleetState::Ready,
+                    ready: n.serving.contains(&h.service),
                     failed: None,
                 })
                 .collect(),
@@ -132,6 +135,14 @@ impl Policy for Ours {
         true
     }
 
+    fn waits(&self) -> bool {
+        self.publication.keeps()
+    }
+
+    fn is_urgent(&self, seen: &Seen<'_>) -> bool {
+        self.publication.can_hand_over(seen)
+    }
+
     fn decide(&mut self, seen: &Seen<'_>) -> Vec<Command> {
         self.account(seen);
         let plan = planner::plan(&self.inputs(seen));
@@ -149,21 +160,20 @@ impl Policy for Ours {
             };
             instances.iter().filter_map(one).collect()
         };
+        self.planned = plan.nodes.iter().map(|n| (n.node.clone(), hosts(&n.instances))).collect();
         let mut commands = Vec::new();
-        self.planned.clear();
-        for node in plan.nodes {
+        for node in self.publication.publish(plan, seen).nodes {
             let id = node.node;
             let Some(flavor) = seen.flavors.iter().position(|f| f.name == node.flavor) else { continue };
-            let planned = hosts(&node.instances);
-            self.planned.insert(id.clone(), planned.clone());
+            let hosts = hosts(&node.instances);
             match node.action {
                 NodeAction::Stop => commands.push(Command::Stop { node: id }),
-                NodeAction::Start => commands.push(Command::Start { id, flavor, hosts: planned }),
+                NodeAction::Start => commands.push(Command::Start { id, flavor, hosts }),
                 NodeAction::Keep | NodeAction::Renew | NodeAction::Lapse => {
                     if node.action == NodeAction::Renew {
                         commands.push(Command::Renew { node: id.clone(), end_ms: node.lease_end_ms });
                     }
-                    commands.push(Command::Host { node: id, hosts: planned });
+                    commands.push(Command::Host { node: id, hosts });
                 }
             }
         }
