@@ -544,7 +544,10 @@ impl Engine<'_> {
         let until = until.min(horizon.max(end_s));
         self.books.record.cost_usd += spec.usd(node.ordered_s, until);
         let ready_s = (end_s - node.ready_s).max(0.0);
+        // On a CPU every core may work, planned or lent; a GPU has the streams that it was given.
         let workers: u32 = node.hosts.iter().map(|h| h.workers).sum();
+        let on_gpu = node.hosts.iter().any(|h| h.backend == "cuda");
+        let workers = if on_gpu { workers } else { workers.max(spec.flavor.cores) };
         self.books.record.paid_worker_s += f64::from(workers.max(1)) * (until - node.ordered_s);
         self.books.record.ready_node_s += ready_s;
     }

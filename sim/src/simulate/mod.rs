@@ -207,16 +207,26 @@ impl Simulation {
     }
 
     /// What the recorded load of last week (a JSONL file of `workload.observed`) would have cost: the scenario's trace is
-    /// replaced by it, unscaled, and as much of it is simulated as is not needed to learn from.
+    /// replaced by it, unscaled, and as much of it is simulated as is not needed to learn from (a third at most). Services
+    /// that were recorded have their own load; if none of the scenario's was, all that was recorded is split by `share`.
     pub fn replay(&mut self, file: &Path) -> Result<(), Error> {
-        let (trace, _) = observed::read(file, None)?;
-        let days = trace.counts.len() as f64 * trace.interval_ms as f64 / 86_400_000.0;
+        let recorded = observed::read(file)?;
+        let services: Vec<&str> = self.scenario.service.iter().map(|s| s.name.as_str()).collect();
+        let own = recorded.has(&services).map_err(|text| Error::Parse { path: file.to_owned(), text })?;
+        let lengths = recorded.traces.values().map(|t| (t.counts.len(), t.interval_ms));
+        let (intervals, interval_ms) = lengths.max().unwrap_or((0, 1));
+        let days = intervals as f64 * interval_ms as f64 / 86_400_000.0;
         let learn = self.scenario.forecast.train_days.min(days / 3.0);
         self.scenario.forecast.train_days = learn;
         self.scenario.trace.file = Some(file.to_owned());
         (self.scenario.trace.generator, self.scenario.trace.start) = (None, None);
         self.scenario.trace.days = days - learn;
-        self.scenario.name = format!("{}, recorded", self.scenario.name);
+        let whose = if own { "" } else { " (all recorded services together)" };
+        let gaps = match recorded.missing {
+            0 => String::new(),
+            n => format!(", {n} of {} intervals not watched", intervals * recorded.traces.len()),
+        };
+        self.scenario.name = format!("{}, load recorded{whose}{gaps}", self.scenario.name);
         Ok(())
     }
 
@@ -247,9 +257,22 @@ impl Simulation {
             queueing_usd,
             runs,
             flavors,
+            objectives: world.services.iter().map(objective).collect(),
+            capacity_rps: capacity_rps(&world),
             wape,
         })
     }
+}
+
+fn objective(service: &world::ServiceWorld) -> String {
+    format!("{}: {:.0} ms at p{}", service.name, service.slo_s * 1000.0, service.slo_quantile * 100.0)
+}
+
+fn capacity_rps(world: &World) -> Option<Vec<f64>> {
+    let rule = planner::model::CapacityRule::Margin;
+    let units = policy::Unit::all(world, &world.flavors_at(0.0), 0, rule);
+    let of = |flavor| units.iter().find(|(_, u)| u.flavor == flavor).map_or(0.0, |(_, u)| u.sustained_rps);
+    (world.services.len() == 1).then(|| (0..world.flavors.len()).map(of).collect())
 }
 
 /// What a clairvoyant pays: the bound, and with the other half of the objective, and with queueing.
@@ -318,8 +341,12 @@ pub struct Report {
     pub queueing_usd: Option<f64>,
     /// Policies, in the order asked for.
     pub runs: Vec<Run>,
+    /// By service, what it asks for, for a person.
+    pub objectives: Vec<String>,
     /// Names of flavors.
     pub flavors: Vec<String>,
+    /// By flavor, what a node carries of the only service, requests a second; absent with several services.
+    pub capacity_rps: Option<Vec<f64>>,
     /// By service and feed: weighted absolute percentage error of the one-step forecast.
     pub wape: Vec<(String, std::collections::BTreeMap<Feed, f64>)>,
 }

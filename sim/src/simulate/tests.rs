@@ -96,6 +96,7 @@ fn latencies_are_those_of_queueing_theory() {
             World::new(&scenario, &Folders(vec![folder]), 5, &[]).expect("sound")
         };
         world.seconds = 200_000;
+        world.flavors[0].flavor.cores = 1;
         let service = &mut world.services[0];
         service.workload.rates = vec![(rho * 1000.0 / service_ms) as f32; world.seconds];
         let point = schemas::profile::ProfilePoint {

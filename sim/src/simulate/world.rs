@@ -91,7 +91,8 @@ impl World {
     /// Reads trace and profiles, draws the load and makes the forecasts of `feeds`.
     pub fn new(scenario: &Scenario, folders: &Folders, seed: u64, feeds: &[Feed]) -> Result<Self, Error> {
         let with_seed = Scenario { seed, ..scenario.clone() };
-        let (trace, first) = with_seed.trace(folders)?;
+        let (traces, first) = with_seed.traces(folders)?;
+        let trace = traces.first().map(|(trace, _)| trace).ok_or(crate::trace::Error::EmptyCut)?;
         let start_ms = trace.start_ms + first as i64 * trace.interval_ms;
         let seconds = ((trace.counts.len() - first) as i64 * trace.interval_ms / 1000) as usize;
         let interval_ms = scenario.forecast.interval_s as i64 * 1000;
@@ -107,7 +108,7 @@ impl World {
         for (i, spec) in scenario.service.iter().enumerate() {
             let source = Source {
                 service: &spec.name,
-                path: Path { trace: &trace, share: spec.share },
+                path: Path { trace: &traces[i].0, share: traces[i].1 },
                 start_ms,
                 seconds,
                 train_days: scenario.forecast.train_days,

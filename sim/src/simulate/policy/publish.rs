@@ -73,3 +73,77 @@ impl Publication {
         ready.map(|n| (n.id.clone(), of(n))).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Host, NodeSeen};
+    use super::*;
+    use crate::simulate::scenario::{Folders, Scenario, tests::SMALL};
+    use crate::simulate::world::World;
+    use planner::lease::Lease;
+    use planner::model::Naming;
+    use schemas::allocation::{NodeAction, NodePlan};
+
+    fn plan(on: &[(&str, NodeAction, bool)]) -> Plan {
+        let instance = InstanceAllocation {
+            service: "vision".into(),
+            model: "m".into(),
+            version: "1".into(),
+            backend: "tract".into(),
+            workers: 2,
+            max_batch: 1,
+            slo_ms: 200.0,
+            service_p95_ms: 67.0,
+        };
+        let node = |&(id, action, serves): &(&str, NodeAction, bool)| NodePlan {
+            node: id.into(),
+            flavor: "c".into(),
+            action,
+            lease_start_ms: 0,
+            lease_end_ms: 60_000,
+            usd_per_hour: 0.1,
+            instances: if serves { vec![instance.clone()] } else { Vec::new() },
+            reason: String::new(),
+        };
+        Plan {
+            services: Vec::new(),
+            nodes: on.iter().map(node).collect(),
+            changes: Vec::new(),
+            cost_usd_per_hour: 0.1,
+            shortfall_rps: 0.0,
+            naming: Naming::default(),
+        }
+    }
+
+    #[test]
+    fn a_service_that_moves_is_kept_until_it_serves_on_its_new_node() {
+        let scenario = Scenario::parse(SMALL).expect("sound");
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        let world = World::new(&scenario, &Folders(vec![folder]), 1, &[]).expect("sound");
+        let flavors = world.flavors_at(0.0);
+        let node = |id: &str, serves: bool| NodeSeen {
+            id: id.into(),
+            flavor: 0,
+            state: if serves { FleetState::Ready } else { FleetState::Ordered },
+            lease: Lease { start_ms: 0, end_ms: 60_000 },
+            hosts: vec![Host { service: 0, backend: "tract".into(), workers: 2, batch: 1 }],
+            serving: if serves { vec![0] } else { Vec::new() },
+            busy_s: 0.0,
+            ready_at_s: 0.0,
+        };
+        let (before, after) = ([node("a", true), node("b", false)], [node("a", true), node("b", true)]);
+        let seen = |nodes| Seen { world: &world, now_ms: 0, second: 0, flavors: &flavors, services: &[], nodes };
+        let mut publication = Publication::default();
+        publication.publish(plan(&[("a", NodeAction::Keep, true)]), &seen(&before));
+        assert!(!publication.keeps());
+        let moved = || plan(&[("a", NodeAction::Stop, false), ("b", NodeAction::Start, true)]);
+        let published = publication.publish(moved(), &seen(&before));
+        assert_eq!((published.nodes[0].action, published.nodes[0].instances.len()), (NodeAction::Keep, 1));
+        assert!(publication.keeps() && !publication.can_hand_over(&seen(&before)));
+        assert!(publication.can_hand_over(&seen(&after)), "its successor serves");
+        let published = publication.publish(moved(), &seen(&after));
+        let on = |node: usize| (published.nodes[node].action, published.nodes[node].instances.len());
+        assert_eq!((on(0), on(1)), ((NodeAction::Stop, 0), (NodeAction::Start, 1)));
+        assert!(!publication.keeps());
+    }
+}
