@@ -27,6 +27,7 @@ use super::world::World;
 use executor::vertical::call_back;
 use planner::lease::{Billing, HOUR_MS, Lease, Terms};
 use planner::model::FleetState;
+use schemas::status::ProfileUpdate;
 use std::collections::{BTreeMap, VecDeque};
 
 /// A node that is not heard of so long after its mean boot time is lost.
@@ -36,6 +37,8 @@ pub(super) const SILENCE_S: f64 = 5.0;
 /// Seconds between looks at measured service times. The executor looks every second; over the minute that it measures
 /// in, that makes no difference but to the time a simulation takes.
 const MEASURE_S: usize = 10;
+/// Seconds between looks at whether models take what their profiles say, as in the executor.
+const DRIFT_S: usize = (executor::drift::PERIOD_MS / 1000) as usize;
 #[derive(Debug, Clone)]
 struct Node {
     id: String,
@@ -86,6 +89,7 @@ struct Engine<'a> {
     books: Books,
     faults: Random,
     routing: Random,
+    updates: Vec<(usize, ProfileUpdate)>,
     per_second: Vec<Vec<u32>>,
     in_system: Vec<Vec<f32>>,
 }
@@ -110,6 +114,7 @@ pub(super) fn run(world: &World, policy: &mut dyn Policy, shedding: bool) -> Out
         },
         faults: Random::new(world.seed, "faults"),
         routing: Random::new(world.seed, "routing"),
+        updates: Vec::new(),
         per_second: vec![Vec::with_capacity(world.seconds); n],
         in_system: vec![Vec::with_capacity(world.seconds); n],
     };
@@ -225,7 +230,7 @@ impl Engine<'_> {
         let ready_s = if at_begin { 0.0 } else { from_s.max(cached_s) + load_s };
         let timing = self.timing(self.nodes[index].flavor, host, host.workers);
         let timings = &self.books.timings;
-        let instance = Instance::new(index, host.workers, host.batch, timing, timings, ready_s);
+        let instance = Instance::new(index, host, timing, timings, ready_s);
         if self.world.queue == QueueKind::Partition {
             let station = self.station(Some(index));
             self.stations[host.service].push(station);
@@ -323,11 +328,13 @@ impl Engine<'_> {
     fn scale(&mut self, second: usize) {
         let now = second as f64;
         if second.is_multiple_of(MEASURE_S) {
-            let timings = &self.books.timings;
-            self.stations.iter_mut().flatten().for_each(|s| s.measure(now, timings));
+            self.stations.iter_mut().flatten().for_each(|s| s.measure(now));
         }
         if !self.vertical {
             return;
+        }
+        if second.is_multiple_of(DRIFT_S) {
+            self.look_for_drift(now);
         }
         for service in 0..self.stations.len() {
             let slo_s = self.world.services[service].slo_s;
@@ -340,6 +347,20 @@ impl Engine<'_> {
                         self.resize(node, service, step.to, now);
                     }
                 }
+            }
+        }
+    }
+
+    /// Nodes say where models do not take what the plan counts on.
+    fn look_for_drift(&mut self, now: f64) {
+        self.updates.clear();
+        for (service, stations) in self.stations.iter().enumerate() {
+            for (node, point, samples) in stations.iter().flat_map(|s| s.drifts(now)) {
+                let node = &self.nodes[node];
+                let Some(host) = node.hosts.iter().find(|h| h.service == service) else { continue };
+                let (backend, version) = (host.backend.clone(), "1".to_owned());
+                let service = self.world.services[service].name.clone();
+                self.updates.push((node.flavor, ProfileUpdate { service, version, backend, point, samples }));
             }
         }
     }
@@ -380,6 +401,7 @@ impl Engine<'_> {
             (policy.decide(seen), begin.elapsed())
         });
         self.books.record.decided(took.as_secs_f64() * 1000.0);
+        self.updates.clear();
         for command in commands {
             self.obey(command, second);
         }
@@ -398,7 +420,15 @@ impl Engine<'_> {
             })
             .collect();
         let nodes: Vec<NodeSeen> = self.alive.iter().map(|&i| self.seen(i, second as f64)).collect();
-        let seen = Seen { world: self.world, now_ms, second, flavors: &flavors, services: &services, nodes: &nodes };
+        let seen = Seen {
+            world: self.world,
+            now_ms,
+            second,
+            flavors: &flavors,
+            services: &services,
+            nodes: &nodes,
+            updates: &self.updates,
+        };
         then(&seen)
     }
 
@@ -456,7 +486,7 @@ impl Engine<'_> {
                 for host in &hosts {
                     if there(&before, host) {
                         let stations = &mut self.stations[host.service];
-                        stations.iter_mut().for_each(|s| s.plan(i, host.workers, host.batch));
+                        stations.iter_mut().for_each(|s| s.plan(i, host, &self.books.timings));
                     } else {
                         self.load(i, host, now);
                     }

@@ -12,11 +12,14 @@
 //! same decisions as the executor's queue alone (`decisions_are_those_of_the_executors_queue`).
 
 use super::outcome::Recorder;
+use super::policy::Host;
 use super::random::Random;
 use super::timing::Timing;
+use executor::drift::{ENOUGH, drift};
 use executor::queue::{Class, Entry, Limits, Queue, ServiceTime, Workers};
 use executor::stats::{Run, Stats};
 use executor::vertical::{Sample, Step, Thresholds, Vertical};
+use schemas::profile::ProfilePoint;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -89,6 +92,8 @@ pub(super) struct Instance {
     pub(super) timing: usize,
     /// When its model is or was loaded.
     ready_s: f64,
+    /// What the plan says that it takes.
+    believed: ServiceTime,
     time: ServiceTime,
     stats: Stats,
     vertical: Vertical,
@@ -97,10 +102,29 @@ pub(super) struct Instance {
 impl Instance {
     /// With the workers of the plan; without any it is a standby, loaded and not serving. Its model is loaded at
     /// `ready_s`.
-    pub(super) fn new(node: usize, workers: u32, batch: u32, timing: usize, timings: &[Timing], ready_s: f64) -> Self {
-        let time = timings[timing].planned;
+    pub(super) fn new(node: usize, host: &Host, timing: usize, timings: &[Timing], ready_s: f64) -> Self {
+        let (workers, batch) = (host.workers, host.batch);
+        let believed = believed(host, &timings[timing]);
         let (stats, vertical) = (Stats::new(ms(ready_s)), Vertical::default());
-        Instance { node, planned: workers, workers, batch: batch.max(1), timing, ready_s, time, stats, vertical }
+        Instance {
+            node,
+            planned: workers,
+            workers,
+            batch: batch.max(1),
+            timing,
+            ready_s,
+            believed,
+            time: believed,
+            stats,
+            vertical,
+        }
+    }
+}
+
+fn believed(host: &Host, timing: &Timing) -> ServiceTime {
+    match host.service_p95_us {
+        0 => timing.planned,
+        us => ServiceTime::planned(f64::from(us) / 1000.0, host.batch),
     }
 }
 
@@ -197,10 +221,24 @@ impl Station {
     }
 
     /// Changes what the plan says of an instance.
-    pub(super) fn plan(&mut self, node: usize, workers: u32, batch: u32) {
+    pub(super) fn plan(&mut self, node: usize, host: &Host, timings: &[Timing]) {
         if let Some(instance) = self.instances.iter_mut().find(|i| i.node == node) {
-            (instance.planned, instance.batch) = (workers, batch.max(1));
+            (instance.planned, instance.batch) = (host.workers, host.batch.max(1));
+            instance.believed = believed(host, &timings[instance.timing]);
         }
+    }
+
+    /// Nodes whose instances do not take what their plan believes: node, what was measured, and samples behind it.
+    pub(super) fn drifts(&self, now_s: f64) -> Vec<(usize, ProfilePoint, u64)> {
+        let of = |i: &Instance| {
+            let times_ms = i.stats.batch_times(ms(now_s), i.batch);
+            if times_ms.len() < ENOUGH {
+                return None;
+            }
+            let point = drift(i.workers.max(1), i.batch, &times_ms, i.believed.batch_p95_ms)?;
+            Some((i.node, point, times_ms.len() as u64))
+        };
+        self.instances.iter().filter_map(of).collect()
     }
 
     /// A node is gone. What it has in work is finished, or lost with it.
@@ -255,10 +293,9 @@ impl Station {
     }
 
     /// Service times as measured, or as planned.
-    pub(super) fn measure(&mut self, now_s: f64, timings: &[Timing]) {
+    pub(super) fn measure(&mut self, now_s: f64) {
         for instance in &mut self.instances {
-            let planned = timings[instance.timing].planned;
-            instance.time = instance.stats.service_time(ms(now_s), planned, instance.batch);
+            instance.time = instance.stats.service_time(ms(now_s), instance.believed, instance.batch);
         }
         self.combine();
     }

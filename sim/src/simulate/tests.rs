@@ -71,7 +71,7 @@ impl Policy for OneNode {
         1_000_000
     }
     fn decide(&mut self, seen: &policy::Seen<'_>) -> Vec<policy::Command> {
-        let host = policy::Host { service: 0, backend: "tract".into(), workers: 1, batch: 1 };
+        let host = policy::Host { service: 0, backend: "tract".into(), workers: 1, batch: 1, service_p95_us: 0 };
         assert_eq!(seen.second, 0);
         vec![policy::Command::Start { id: "n".into(), flavor: 0, hosts: vec![host] }]
     }

@@ -14,6 +14,7 @@ use super::world::World;
 use planner::lease::{Billing, Lease, Terms};
 use planner::model::{CapacityRule, Flavor, FleetState, Settings};
 use schemas::EpochMs;
+use schemas::status::ProfileUpdate;
 
 /// One instance on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct Host {
     pub workers: u32,
     /// Batch at most.
     pub batch: u32,
+    /// What the plan believes that such a batch takes at its 95th percentile, microseconds; 0: what the profile says.
+    pub service_p95_us: u32,
 }
 
 /// An order.
@@ -127,6 +130,8 @@ pub struct Seen<'a> {
     pub services: &'a [ServiceSeen<'a>],
     /// All nodes.
     pub nodes: &'a [NodeSeen],
+    /// What nodes of a flavor, by index, measured in the last minute where it is not what the plan believes.
+    pub updates: &'a [(usize, ProfileUpdate)],
 }
 
 /// Decides.
@@ -185,7 +190,13 @@ impl Unit {
             .filter_map(|(i, flavor)| {
                 let ladder = planner::cost::rate(&planned, flavor, &profiles, &settings).ok()?;
                 let top = ladder.top()?;
-                let host = Host { service, backend: ladder.backend.clone(), workers: top.workers, batch: top.batch };
+                let host = Host {
+                    service,
+                    backend: ladder.backend.clone(),
+                    workers: top.workers,
+                    batch: top.batch,
+                    service_p95_us: 0,
+                };
                 let capacity_rps = if rule == CapacityRule::Paper { top.carry_rps } else { top.sustained_rps };
                 let unit = Unit {
                     flavor: i,

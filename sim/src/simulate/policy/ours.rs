@@ -10,6 +10,7 @@ use crate::simulate::scenario::QueueKind;
 use crate::simulate::workload::Feed;
 use planner::budget::{Budget, Objective};
 use planner::demand::NOWCAST_WINDOW_MS;
+use planner::live;
 use planner::model::*;
 use schemas::allocation::{InstanceAllocation, NodeAction};
 use std::collections::BTreeMap;
@@ -28,6 +29,8 @@ pub struct Ours {
     /// What the last plan put on each node; nodes may have been told to keep more.
     planned: BTreeMap<String, Vec<Host>>,
     publication: Publication,
+    /// With what nodes have measured.
+    profiles: Option<Vec<ServiceProfile>>,
     /// By service: its error budget, and how many minutes it knows of.
     budgets: Vec<(Budget, usize)>,
 }
@@ -43,6 +46,7 @@ impl Ours {
             naming: Naming::default(),
             planned: BTreeMap::new(),
             publication: Publication::default(),
+            profiles: None,
             budgets: Vec::new(),
         }
     }
@@ -145,7 +149,12 @@ impl Policy for Ours {
 
     fn decide(&mut self, seen: &Seen<'_>) -> Vec<Command> {
         self.account(seen);
-        let plan = planner::plan(&self.inputs(seen));
+        let profiles = self.profiles.get_or_insert_with(|| seen.world.profiles());
+        for (flavor, update) in seen.updates {
+            live::learn(profiles, &seen.flavors[*flavor], update);
+        }
+        let profiles = profiles.clone();
+        let plan = planner::plan(&PlanInputs { profiles, ..self.inputs(seen) });
         self.naming = plan.naming;
         let previous = |s: &schemas::allocation::ServicePlan| PreviousDemand {
             service: s.service.clone(),
@@ -156,7 +165,14 @@ impl Policy for Ours {
         let hosts = |instances: &[InstanceAllocation]| -> Vec<Host> {
             let one = |i: &InstanceAllocation| {
                 let service = seen.world.services.iter().position(|s| s.name == i.service)?;
-                Some(Host { service, backend: i.backend.clone(), workers: i.workers, batch: i.max_batch })
+                let service_p95_us = (i.service_p95_ms * 1000.0).round() as u32;
+                Some(Host {
+                    service,
+                    backend: i.backend.clone(),
+                    workers: i.workers,
+                    batch: i.max_batch,
+                    service_p95_us,
+                })
             };
             instances.iter().filter_map(one).collect()
         };

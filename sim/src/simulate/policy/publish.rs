@@ -126,13 +126,14 @@ mod tests {
             flavor: 0,
             state: if serves { FleetState::Ready } else { FleetState::Ordered },
             lease: Lease { start_ms: 0, end_ms: 60_000 },
-            hosts: vec![Host { service: 0, backend: "tract".into(), workers: 2, batch: 1 }],
+            hosts: vec![Host { service: 0, backend: "tract".into(), workers: 2, batch: 1, service_p95_us: 0 }],
             serving: if serves { vec![0] } else { Vec::new() },
             busy_s: 0.0,
             ready_at_s: 0.0,
         };
         let (before, after) = ([node("a", true), node("b", false)], [node("a", true), node("b", true)]);
-        let seen = |nodes| Seen { world: &world, now_ms: 0, second: 0, flavors: &flavors, services: &[], nodes };
+        let seen =
+            |nodes| Seen { world: &world, now_ms: 0, second: 0, flavors: &flavors, services: &[], nodes, updates: &[] };
         let mut publication = Publication::default();
         publication.publish(plan(&[("a", NodeAction::Keep, true)]), &seen(&before));
         assert!(!publication.keeps());

@@ -293,6 +293,7 @@ mod tests {
                 flavors: &flavors,
                 services: &services,
                 nodes: &self.nodes,
+                updates: &[],
             };
             state.wanted(kind, &seen, 0, &Stage::unit(&self.world))
         }

@@ -37,6 +37,10 @@ fn timing(first_ms: f64, more_ms: f64, batch: u32) -> Timing {
     Timing::new(&profile, (1, batch), 1.0, 0.0, &mut Random::new(1, "t"))
 }
 
+fn host(workers: u32, batch: u32) -> Host {
+    Host { service: 0, backend: "tract".into(), workers, batch, service_p95_us: 0 }
+}
+
 #[derive(Debug, Clone)]
 struct Case {
     gaps_ms: Vec<f64>,
@@ -79,7 +83,7 @@ impl Case {
         let (world, timings) = (world(), [self.timing()]);
         let (mut record, mut random, mut busy_s) = (Recorder::new(world), Random::new(1, "s"), [0.0]);
         let mut station = Station::new(None, self.capacity, self.window_ms);
-        station.add(Instance::new(0, self.workers, self.batch, 0, &timings, 0.0), &timings);
+        station.add(Instance::new(0, &host(self.workers, self.batch), 0, &timings, 0.0), &timings);
         let mut context = Context {
             service: 0,
             slo_s: f64::from(self.slo_ms) / 1000.0,
@@ -177,7 +181,7 @@ fn workers_that_go_finish_and_those_of_a_lost_node_do_not() {
     let (mut record, mut random, mut busy_s) = (Recorder::new(world), Random::new(1, "s"), [0.0, 0.0]);
     let mut station = Station::new(None, 100, 0);
     for node in 0..2 {
-        station.add(Instance::new(node, 2, 1, 0, &timings, 0.0), &timings);
+        station.add(Instance::new(node, &host(2, 1), 0, &timings, 0.0), &timings);
     }
     let mut context = Context {
         service: 0,
