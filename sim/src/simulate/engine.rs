@@ -36,7 +36,7 @@ pub(super) const BOOT_PATIENCE_S: f64 = 120.0;
 pub(super) const SILENCE_S: f64 = 5.0;
 /// Seconds between looks at measured service times. The executor looks every second; over the minute that it measures
 /// in, that makes no difference but to the time a simulation takes.
-const MEASURE_S: usize = 10;
+const MEASURE_S: usize = 20;
 /// Seconds between looks at whether models take what their profiles say, as in the executor.
 const DRIFT_S: usize = (executor::drift::PERIOD_MS / 1000) as usize;
 #[derive(Debug, Clone)]
