@@ -587,8 +587,5 @@ impl Node {
 
 /// Service times that the plan counts on, before any are measured.
 pub(crate) fn planned_time(plan: &InstanceAllocation) -> ServiceTime {
-    ServiceTime {
-        per_row_ms: plan.service_p95_ms / f64::from(plan.max_batch.max(1)),
-        batch_p95_ms: plan.service_p95_ms,
-    }
+    ServiceTime::planned(plan.service_p95_ms, plan.max_batch)
 }

@@ -21,8 +21,11 @@ use schemas::EpochMs;
 use schemas::headers::Reason;
 use std::collections::{BTreeMap, VecDeque};
 
+mod line;
 #[cfg(test)]
 mod tests;
+
+use line::Lines;
 
 /// Fixed bounds of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +47,13 @@ pub struct ServiceTime {
     pub batch_p95_ms: f64,
 }
 
+impl ServiceTime {
+    /// What a plan says, until enough has been measured ([`crate::stats::Stats::service_time`]).
+    pub fn planned(service_p95_ms: f64, max_batch: u32) -> Self {
+        ServiceTime { per_row_ms: service_p95_ms / f64::from(max_batch.max(1)), batch_p95_ms: service_p95_ms }
+    }
+}
+
 /// Priority class of a request; the first goes first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
@@ -59,6 +69,8 @@ pub enum Class {
 impl Class {
     /// Classes there are.
     const COUNT: usize = 3;
+    /// In the order in which they go.
+    const ALL: [Class; Class::COUNT] = [Class::High, Class::Normal, Class::Batch];
 }
 
 /// A request as the queue sees it.
@@ -120,7 +132,7 @@ pub struct Queue<T> {
     limits: Limits,
     service_time: ServiceTime,
     /// What may be taken.
-    entries: BTreeMap<Place, Entry<T>>,
+    entries: Lines<T>,
     /// What waits behind another request of its order key. A lane is there while one of its requests is in `entries` or
     /// with a worker.
     lanes: BTreeMap<u64, VecDeque<Entry<T>>>,
@@ -140,7 +152,7 @@ impl<T> Queue<T> {
         Queue {
             limits,
             service_time,
-            entries: BTreeMap::new(),
+            entries: Lines::new(),
             lanes: BTreeMap::new(),
             behind: 0,
             rows: [0; Class::COUNT],
@@ -181,7 +193,7 @@ impl<T> Queue<T> {
 
     /// How long the oldest request has waited, milliseconds; 0 when none waits. Background work does not count.
     pub fn age_ms(&self, now_ms: EpochMs) -> i64 {
-        let waiting = self.entries.values().chain(self.lanes.values().flatten()).filter(|e| e.class != Class::Batch);
+        let waiting = self.entries.iter().chain(self.lanes.values().flatten()).filter(|e| e.class != Class::Batch);
         waiting.map(|e| now_ms - e.queued_ms).max().unwrap_or(0).max(0)
     }
 
@@ -216,9 +228,8 @@ impl<T> Queue<T> {
     }
 
     fn insert(&mut self, entry: Entry<T>) {
-        let place = (entry.class, entry.deadline_ms, self.sequence);
+        self.entries.insert(self.sequence, entry);
         self.sequence += 1;
-        self.entries.insert(place, entry);
     }
 
     fn objection(&self, now_ms: EpochMs, entry: &Entry<T>, workers: Workers) -> Option<(Reason, String)> {
@@ -246,11 +257,11 @@ impl<T> Queue<T> {
 
     /// True when the last request that may be taken is of a lower class.
     fn can_displace(&self, class: Class) -> bool {
-        self.entries.last_key_value().is_some_and(|((last, ..), _)| *last > class)
+        self.entries.last_class().is_some_and(|last| last > class)
     }
 
     fn displace_last(&mut self) {
-        let Some((_, last)) = self.entries.pop_last() else { return };
+        let Some(last) = self.entries.pop_last() else { return };
         self.left(&last);
         let detail = "the queue is full and a request of a higher class came".to_owned();
         self.displaced.push(Refusal { reason: Reason::Overloaded, detail, item: last.item });
@@ -285,12 +296,8 @@ impl<T> Queue<T> {
     /// Rows that go before a new request of this class and deadline; those in lanes count with their class.
     fn rows_until(&self, class: Class, deadline_ms: EpochMs) -> u64 {
         let higher: u64 = self.rows[..class as usize].iter().sum();
-        let of_class = (class, EpochMs::MIN, 0)..=(class, EpochMs::MAX, u64::MAX);
-        match self.entries.range(of_class).next_back() {
-            Some(((_, last, _), _)) if *last > deadline_ms => {
-                let earlier = (class, EpochMs::MIN, 0)..=(class, deadline_ms, u64::MAX);
-                higher + self.entries.range(earlier).map(|(_, e)| u64::from(e.rows)).sum::<u64>()
-            }
+        match self.entries.last_deadline_ms(class) {
+            Some(last) if last > deadline_ms => higher + self.entries.rows_until(class, deadline_ms),
             _ => higher + self.rows[class as usize],
         }
     }
@@ -308,7 +315,7 @@ impl<T> Queue<T> {
         let mut before = usize::MAX;
         while before != taken.shed.len() {
             before = taken.shed.len();
-            for class in [Class::High, Class::Normal, Class::Batch] {
+            for class in Class::ALL {
                 self.shed_hopeless(class, now_ms, &mut taken.shed);
             }
         }
@@ -320,16 +327,16 @@ impl<T> Queue<T> {
         }
         let mut rows = 0;
         let mut urgent = EpochMs::MAX;
-        while let Some(first) = self.entries.first_entry() {
-            let with = rows + first.get().rows;
-            urgent = urgent.min(first.get().deadline_ms);
+        while let Some(first) = self.entries.first() {
+            let (class, with) = (first.class, rows + first.rows);
+            urgent = urgent.min(first.deadline_ms);
             let in_time = now_ms as f64 + f64::from(with) * self.service_time.per_row_ms <= urgent as f64;
-            let same_class = taken.batch.first().is_none_or(|head: &Entry<T>| head.class == first.get().class);
+            let same_class = taken.batch.first().is_none_or(|head: &Entry<T>| head.class == class);
             if !taken.batch.is_empty() && (with > self.limits.max_batch || !in_time || !same_class) {
                 break;
             }
+            let Some(entry) = self.entries.pop_first_of(class) else { break };
             rows = with;
-            let entry = first.remove();
             self.rows[entry.class as usize] -= u64::from(entry.rows);
             taken.batch.push(entry);
         }
@@ -339,9 +346,7 @@ impl<T> Queue<T> {
     /// Gives up the most urgent requests of a class while their deadline is past, or out of reach and others could use
     /// the time.
     fn shed_hopeless(&mut self, class: Class, now_ms: EpochMs, shed: &mut Vec<Refusal<T>>) {
-        let of_class = (class, EpochMs::MIN, 0)..=(class, EpochMs::MAX, u64::MAX);
-        while let Some((place, first)) = self.entries.range(of_class.clone()).next() {
-            let place = *place;
+        while let Some(first) = self.entries.first_of(class) {
             let own_ms = f64::from(first.rows) * self.service_time.per_row_ms;
             let late = first.deadline_ms <= now_ms;
             let hopeless = self.entries.len() > 1 && now_ms as f64 + own_ms > first.deadline_ms as f64;
@@ -352,7 +357,7 @@ impl<T> Queue<T> {
                 }
                 (false, false) => return,
             };
-            if let Some(entry) = self.entries.remove(&place) {
+            if let Some(entry) = self.entries.pop_first_of(class) {
                 self.left(&entry);
                 shed.push(Refusal { reason, detail, item: entry.item });
             }
@@ -361,12 +366,11 @@ impl<T> Queue<T> {
 
     /// Until when the next batch waits to fill; `None` when it need not.
     fn open_until_ms(&self) -> Option<EpochMs> {
-        let ((class, ..), first) = self.entries.first_key_value()?;
-        if self.limits.window_ms <= 0 || self.rows[*class as usize] >= u64::from(self.limits.max_batch) {
+        let first = self.entries.first()?;
+        if self.limits.window_ms <= 0 || self.rows[first.class as usize] >= u64::from(self.limits.max_batch) {
             return None;
         }
-        let of_class = (*class, EpochMs::MIN, 0)..=(*class, EpochMs::MAX, u64::MAX);
-        let oldest_ms = self.entries.range(of_class).map(|(_, e)| e.queued_ms).min()?;
+        let oldest_ms = self.entries.of_class(first.class).map(|e| e.queued_ms).min()?;
         let latest_start_ms = first.deadline_ms as f64 - self.service_time.batch_p95_ms;
         Some((oldest_ms + self.limits.window_ms).min(latest_start_ms.floor() as EpochMs))
     }
@@ -387,12 +391,9 @@ impl<T> Queue<T> {
                 }
             }
         }
-        let places: Vec<Place> = self.entries.iter().filter(|(_, e)| unwanted(&e.item)).map(|(p, _)| *p).collect();
-        for place in places {
-            if let Some(entry) = self.entries.remove(&place) {
-                self.left(&entry);
-                removed.push((place, entry.item));
-            }
+        for (place, entry) in self.entries.extract(&mut unwanted) {
+            self.left(&entry);
+            removed.push((place, entry.item));
         }
         let displaced = std::mem::take(&mut self.displaced);
         for refusal in displaced {

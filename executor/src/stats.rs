@@ -183,7 +183,8 @@ impl Stats {
     /// The last [`LOAD_WINDOW_MS`].
     pub fn recent(&self, now_ms: EpochMs) -> Recent {
         let from_ms = now_ms - LOAD_WINDOW_MS;
-        let answers: Vec<f64> = self.answers.since(from_ms).collect();
+        let mut answers = Vec::with_capacity(self.answers.0.len());
+        answers.extend(self.answers.since(from_ms));
         let seconds = self.arrivals.covered_ms(now_ms, LOAD_WINDOW_MS) / 1e3;
         let rows: f64 = self.arrivals.since(from_ms).map(f64::from).sum();
         let busy_ms: f64 = self.runs.since(from_ms).map(|r| r.busy_ms).sum();
@@ -200,18 +201,17 @@ impl Stats {
     /// The time of a row is taken from batches at least half full, because that is how a queue is worked off; with
     /// batches of one row every batch is full.
     pub fn service_time(&self, now_ms: EpochMs, planned: ServiceTime, max_batch: u32) -> ServiceTime {
-        let runs: Vec<Run> = self.runs.since(now_ms - SERVICE_WINDOW_MS).collect();
-        let full: Vec<&Run> = runs.iter().filter(|r| 2 * r.rows >= max_batch).collect();
-        let per_row_ms = if full.len() >= ENOUGH_BATCHES {
-            full.iter().map(|r| r.infer_ms).sum::<f64>() / full.iter().map(|r| f64::from(r.rows)).sum::<f64>()
-        } else {
-            planned.per_row_ms
-        };
-        let batch_p95_ms = if runs.len() >= ENOUGH_BATCHES {
-            quantile(runs.iter().map(|r| r.infer_ms).collect(), 0.95)
-        } else {
-            planned.batch_p95_ms
-        };
+        let (mut times, mut full, mut full_ms, mut full_rows) = (Vec::with_capacity(self.runs.0.len()), 0, 0.0, 0.0);
+        for run in self.runs.since(now_ms - SERVICE_WINDOW_MS) {
+            times.push(run.infer_ms);
+            if 2 * run.rows >= max_batch {
+                full += 1;
+                full_ms += run.infer_ms;
+                full_rows += f64::from(run.rows);
+            }
+        }
+        let per_row_ms = if full >= ENOUGH_BATCHES { full_ms / full_rows } else { planned.per_row_ms };
+        let batch_p95_ms = if times.len() >= ENOUGH_BATCHES { quantile(times, 0.95) } else { planned.batch_p95_ms };
         ServiceTime { per_row_ms, batch_p95_ms }
     }
 }

@@ -25,7 +25,10 @@ pub struct Args {
     /// Folder with traces and profiles.
     #[arg(long, env = "BARISTA_DATA")]
     data: Option<PathBuf>,
-    /// Recorded `workload.observed`, a JSON value a line, instead of the scenario's trace: what would it have cost?
+    /// Recorded load instead of the scenario's trace: what would last week have cost, with which SLO? A file that
+    /// `barista tail workload.observed --from beginning --no-follow > FILE.jsonl` has written. Services of the scenario
+    /// that were recorded have their own load; if none was, all that was recorded is split by `share`. The first third
+    /// at most is learned from and not simulated.
     #[arg(long, value_name = "FILE.jsonl")]
     from_profile: Option<PathBuf>,
     /// For a program.

@@ -37,7 +37,8 @@ fn usd_of(
 ) -> Result<f64, String> {
     let file = folder.join(format!("{}.jsonl", service.name));
     std::fs::write(&file, lines.join("\n")).map_err(|e| format!("{}: {e}", file.display()))?;
-    let (trace, _) = sim::simulate::observed::read(&file, Some(&service.name)).map_err(|e| e.to_string())?;
+    let recorded = sim::simulate::observed::read(&file).map_err(|e| e.to_string())?;
+    let trace = recorded.traces.get(&service.name).ok_or_else(|| format!("no records of {}", service.name))?;
     let profile = service.profile.clone().ok_or_else(|| format!("{} has no profile", service.name))?;
     let scenario = Scenario {
         name: "demo".to_owned(),

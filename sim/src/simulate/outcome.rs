@@ -54,7 +54,7 @@ pub struct Recorder {
 pub struct MinuteCurve {
     /// Ready nodes by flavor.
     pub nodes: Vec<u16>,
-    /// 95th percentile of the latencies of requests whose work began in it, seconds.
+    /// 95th percentile of the latencies of requests answered in it, in units of the SLO.
     pub p95_s: f32,
 }
 
@@ -109,11 +109,9 @@ impl Recorder {
         self.shed += 1;
     }
 
-    /// A batch was in work on a node that broke.
-    pub fn lost(&mut self, service: usize, (minute, in_time): (u32, u32), batch: u32) {
-        let known = &mut self.minutes[service][minute as usize].1;
-        *known = known.saturating_sub(in_time);
-        self.lost += u64::from(batch);
+    /// Requests were in work on a node that broke.
+    pub fn lost(&mut self, _service: usize, requests: usize) {
+        self.lost += requests as u64;
     }
 
     /// A node broke.
@@ -158,8 +156,15 @@ impl Recorder {
         self.curve.push(MinuteCurve { nodes, p95_s });
     }
 
+    /// Requests answered by latency, of those in time, refused, and lost.
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> (Vec<u64>, u64, u64, u64) {
+        let in_time = self.minutes.iter().flatten().map(|m| u64::from(m.1)).sum();
+        (self.bins.clone(), in_time, self.shed, self.lost)
+    }
+
     /// The result.
-    pub fn finish(self, policy: &dyn Policy) -> Outcome {
+    pub fn finish(self, policy: &dyn Policy, left_over: u64) -> Outcome {
         let all = || self.minutes.iter().flatten();
         let requests: u64 = all().map(|m| u64::from(m.0)).sum();
         let in_time: u64 = all().map(|m| u64::from(m.1)).sum();
@@ -194,7 +199,8 @@ impl Recorder {
             requests,
             shed: self.shed,
             lost: self.lost,
-            left_over: requests.saturating_sub(served + self.shed),
+            served,
+            left_over,
             broken_nodes: self.broken,
             cold_starts: self.cold_starts,
             plan_changes: self.changes,
@@ -227,9 +233,11 @@ pub struct Outcome {
     pub p99_ms: f64,
     /// Requests that arrived.
     pub requests: u64,
-    /// Refused.
+    /// Answered, in time or late.
+    pub served: u64,
+    /// Refused at the door or given up in the queue.
     pub shed: u64,
-    /// In work on nodes that broke (they are among the answered in latency, not in attainment).
+    /// In work on nodes that broke.
     pub lost: u64,
     /// Neither answered nor refused when time was up.
     pub left_over: u64,

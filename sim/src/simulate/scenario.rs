@@ -4,6 +4,7 @@
 //! how often a node is taken away, without notice), `[topology]` and `[forecast] interval_s`. Files are looked for beside the scenario,
 //! then in the data folder. Unknown keys are errors.
 
+use crate::trace::Trace;
 use planner::lease::Billing;
 use planner::model::Flavor;
 use schemas::profile::Profile;
@@ -180,7 +181,7 @@ impl FlavorSpec {
             boot_s: self.boot_s,
             quota: self.quota,
             speed: self.speed,
-            ..Flavor::default()
+            interruptions_per_hour: self.interruptions_per_h,
         }
     }
 }
@@ -191,6 +192,8 @@ impl FlavorSpec {
 pub struct Setup {
     /// Time to bring the program onto a node.
     pub image_s: f64,
+    /// Time to bring a model's file onto a node that has not had it.
+    pub fetch_s: f64,
     /// Time to load a model; absent: the profile's.
     pub load_s: Option<f64>,
 }
@@ -360,6 +363,11 @@ impl Scenario {
                 problems.push(format!("faults.{key}: must be at least 0 and below 1"));
             }
         }
+        for (key, value) in [("image_s", self.setup.image_s), ("fetch_s", self.setup.fetch_s)] {
+            if !(value >= 0.0 && value.is_finite()) {
+                problems.push(format!("setup.{key}: must not be negative"));
+            }
+        }
         if self.faults.profile_error <= -0.9 {
             problems.push("faults.profile_error: must be above -0.9".to_owned());
         }
@@ -377,7 +385,7 @@ impl Scenario {
     pub fn ablate(&mut self, what: &str) -> Result<(), Error> {
         match what {
             "zero-setup" => {
-                self.setup = Setup { image_s: 0.0, load_s: Some(0.001) };
+                self.setup = Setup { image_s: 0.0, fetch_s: 0.0, load_s: Some(0.001) };
                 for flavor in &mut self.flavor {
                     (flavor.boot_s, flavor.boot_cv) = (0.0, 0.0);
                 }
@@ -414,15 +422,26 @@ impl Scenario {
         Ok(profiles)
     }
 
+    /// By service its trace, rescaled, and the share of it; and the index of the first interval that is simulated.
+    pub fn traces(&self, folders: &Folders) -> Result<(Vec<(Trace, f64)>, usize), Error> {
+        let recorded = self.trace.file.as_ref().filter(|f| f.extension().is_some_and(|e| e == "jsonl"));
+        if let Some(file) = recorded {
+            // Last week was as large as it was.
+            let (path, text) = folders.read(file)?;
+            let services: Vec<(&str, f64)> = self.service.iter().map(|s| (s.name.as_str(), s.share)).collect();
+            let split = super::observed::parse(&text).and_then(|recorded| recorded.split(&services));
+            let mut traces = split.map_err(|text| Error::Parse { path, text })?;
+            let (first, last) = traces.first().map_or(Ok((0, 0)), |(trace, _)| self.cut(trace))?;
+            traces.iter_mut().for_each(|(trace, _)| trace.counts.truncate(last));
+            return Ok((traces, first));
+        }
+        let (trace, first) = self.trace(folders)?;
+        Ok((self.service.iter().map(|s| (trace.clone(), s.share)).collect(), first))
+    }
+
     /// The whole trace, rescaled, and the index of the first interval that is simulated.
-    pub fn trace(&self, folders: &Folders) -> Result<(crate::trace::Trace, usize), Error> {
-        use crate::trace::Trace;
-        let recorded = self.trace.file.as_ref().is_some_and(|f| f.extension().is_some_and(|e| e == "jsonl"));
+    fn trace(&self, folders: &Folders) -> Result<(Trace, usize), Error> {
         let whole = match (&self.trace.file, self.trace.generator.as_deref()) {
-            (Some(file), _) if recorded => {
-                let (path, text) = folders.read(file)?;
-                super::observed::parse(&text, None).map_err(|text| Error::Parse { path, text })?.0
-            }
             (Some(file), _) => {
                 let (path, text) = folders.read(file)?;
                 Trace::parse(&text).map_err(|e| Error::Parse { path, text: e.to_string() })?
@@ -432,6 +451,18 @@ impl Scenario {
                 super::bursty::generate(self.seed, 0, days, generator == Some("bursty"))
             }
         };
+        let (first, last) = self.cut(&whole)?;
+        let peak = Trace { counts: whole.counts[first..last].to_vec(), ..whole.clone() };
+        // The simulated part has this peak; what is learned from is scaled alike.
+        let scaled = peak.scale_to_peak(self.trace.peak_rps)?;
+        let total: f64 = peak.counts.iter().sum();
+        let factor = if total > 0.0 { scaled.counts.iter().sum::<f64>() / total } else { 1.0 };
+        let counts = whole.counts[..last].iter().map(|c| c * factor).collect();
+        Ok((Trace { counts, ..whole }, first))
+    }
+
+    /// First interval that is simulated, and the one after the last.
+    fn cut(&self, whole: &Trace) -> Result<(usize, usize), Error> {
         let n = (self.trace.days * 86_400_000.0 / whole.interval_ms as f64).ceil() as usize;
         let first = match &self.trace.start {
             Some(text) => {
@@ -441,18 +472,7 @@ impl Scenario {
             None => Some(whole.counts.len().saturating_sub(n)),
         };
         let first = first.filter(|&f| f < whole.counts.len()).ok_or(crate::trace::Error::EmptyCut)?;
-        let last = (first + n).min(whole.counts.len());
-        if recorded {
-            // Last week was as large as it was.
-            return Ok((Trace { counts: whole.counts[..last].to_vec(), ..whole }, first));
-        }
-        let peak = Trace { counts: whole.counts[first..last].to_vec(), ..whole.clone() };
-        // The simulated part has this peak; what is learned from is scaled alike.
-        let scaled = peak.scale_to_peak(self.trace.peak_rps)?;
-        let total: f64 = peak.counts.iter().sum();
-        let factor = if total > 0.0 { scaled.counts.iter().sum::<f64>() / total } else { 1.0 };
-        let counts = whole.counts[..last].iter().map(|c| c * factor).collect();
-        Ok((Trace { counts, ..whole }, first))
+        Ok((first, (first + n).min(whole.counts.len())))
     }
 }
 
@@ -488,6 +508,14 @@ train_days = 2
 "#;
 
     #[test]
+    fn the_planner_knows_all_of_a_flavor() {
+        let text =
+            SMALL.replace("boot_s = 30", "boot_s = 30\ninterruptions_per_h = 0.5\nquota = 7\nbilling = \"hour\"");
+        let flavor = Scenario::parse(&text).expect("sound").flavor[0].flavor();
+        assert_eq!((flavor.interruptions_per_hour, flavor.quota, flavor.billing), (0.5, Some(7), Billing::Hour));
+    }
+
+    #[test]
     fn faults_in_the_file_name_their_key() {
         assert!(Scenario::parse(SMALL).is_ok());
         let check = |from: &str, to: &str, expected: &str| {
@@ -499,6 +527,7 @@ train_days = 2
         check("\"bursty\"", "\"calm\"", "`calm` is not bursty or daily");
         check("slo_ms = 200", "slo = 200", "unknown field `slo`");
         check("cores = 2", "cores = 0", "flavor c: cores");
+        check("[forecast]", "[setup]\nfetch_s = -1\n[forecast]", "setup.fetch_s");
         check("train_days = 2", "model = \"magic\"", "forecast.model");
     }
 }

@@ -10,7 +10,7 @@ use crate::trace::Trace;
 use forecaster::{ExpertKind, Model, ModelConfig};
 use schemas::EpochMs;
 use schemas::workload::{ForecastError, ForecastPeak, ForecastStep, WorkloadForecast};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 /// Traces coarser than this are interpolated, milliseconds.
 const COARSE_MS: i64 = 60_000;
@@ -66,7 +66,7 @@ impl<'a> Arrivals<'a> {
     }
 
     /// Appends the arrivals before `to_s`, a whole second, and gives how many.
-    pub fn until(&mut self, to_s: usize, into: &mut VecDeque<f64>) -> u32 {
+    pub fn until(&mut self, to_s: usize, into: &mut Vec<f64>) -> u32 {
         let mut n = 0;
         while (self.at_s as usize) < to_s {
             let second = self.at_s as usize;
@@ -77,12 +77,12 @@ impl<'a> Arrivals<'a> {
                 self.at_s += self.left / rate;
                 self.left = self.random.exponential();
                 if self.at_s < end {
-                    into.push_back(self.at_s);
+                    into.push(self.at_s);
                     n += 1;
                     continue;
                 }
                 // Rounding put it on the border: it belongs to the next second.
-                into.push_back(end.next_down());
+                into.push(end.next_down());
                 n += 1;
                 self.at_s = end;
             } else {
@@ -186,7 +186,7 @@ impl Source<'_> {
     fn counts(&self, rates: &[f32]) -> Vec<f64> {
         let step = (self.interval_ms / 1000).max(1) as usize;
         let mut arrivals = Arrivals::new(rates, Random::new(self.seed, "arrivals"));
-        let mut sink = VecDeque::new();
+        let mut sink = Vec::new();
         (0..rates.len().div_ceil(step))
             .map(|i| {
                 sink.clear();
@@ -329,16 +329,16 @@ mod tests {
     fn arrivals_follow_the_rate_and_repeat() {
         let trace = bursty::generate(1, 0, 2, false);
         let workload = Workload::new(&source(&trace), &[]);
-        let mut times = VecDeque::new();
+        let mut times = Vec::new();
         let n = workload.arrivals().until(3_600, &mut times);
         let expected: f64 = workload.rates.iter().map(|r| f64::from(*r)).sum();
         assert!((f64::from(n) - expected).abs() < 6.0 * expected.sqrt(), "{n} {expected}");
         assert!(times.iter().zip(times.iter().skip(1)).all(|(a, b)| a <= b));
-        let mut pieces = VecDeque::new();
+        let mut pieces = Vec::new();
         let mut arrivals = workload.arrivals();
         for second in [1, 7, 8, 3_600] {
             arrivals.until(second, &mut pieces);
-            assert!(pieces.back().is_none_or(|t| *t < second as f64));
+            assert!(pieces.last().is_none_or(|t| *t < second as f64));
         }
         assert_eq!(times, pieces, "however it is asked for");
     }

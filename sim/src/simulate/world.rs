@@ -71,6 +71,8 @@ pub struct World {
     pub flavors: Vec<FlavorWorld>,
     /// Program onto a node.
     pub image_s: f64,
+    /// A model's file onto a node that has not had it.
+    pub fetch_s: f64,
     /// Share of boots that fail.
     pub boot_failure: f64,
     /// Mean time between failures of a node, hours; 0: none.
@@ -89,11 +91,13 @@ impl World {
     /// Reads trace and profiles, draws the load and makes the forecasts of `feeds`.
     pub fn new(scenario: &Scenario, folders: &Folders, seed: u64, feeds: &[Feed]) -> Result<Self, Error> {
         let with_seed = Scenario { seed, ..scenario.clone() };
-        let (trace, first) = with_seed.trace(folders)?;
+        let (traces, first) = with_seed.traces(folders)?;
+        let trace = traces.first().map(|(trace, _)| trace).ok_or(crate::trace::Error::EmptyCut)?;
         let start_ms = trace.start_ms + first as i64 * trace.interval_ms;
         let seconds = ((trace.counts.len() - first) as i64 * trace.interval_ms / 1000) as usize;
         let interval_ms = scenario.forecast.interval_s as i64 * 1000;
-        let longest_s = scenario.flavor.iter().map(|f| f.boot_s).fold(0.0, f64::max) + scenario.setup.image_s;
+        let longest_s = scenario.flavor.iter().map(|f| f.boot_s).fold(0.0, f64::max);
+        let longest_s = longest_s + scenario.setup.image_s + scenario.setup.fetch_s;
         let reach = (((longest_s + 90.0) / scenario.forecast.interval_s as f64).ceil() as u32).clamp(3, 60);
         let own = match scenario.forecast.model.as_str() {
             "oracle" => Feed::Oracle,
@@ -104,7 +108,7 @@ impl World {
         for (i, spec) in scenario.service.iter().enumerate() {
             let source = Source {
                 service: &spec.name,
-                path: Path { trace: &trace, share: spec.share },
+                path: Path { trace: &traces[i].0, share: traces[i].1 },
                 start_ms,
                 seconds,
                 train_days: scenario.forecast.train_days,
@@ -147,6 +151,7 @@ impl World {
             services,
             flavors: flavors.collect(),
             image_s: scenario.setup.image_s,
+            fetch_s: scenario.setup.fetch_s,
             boot_failure: scenario.faults.boot_failure,
             mtbf_h: scenario.faults.node_mtbf_h,
             profile_error: scenario.faults.profile_error,
@@ -162,16 +167,17 @@ impl World {
         self.flavors.iter().map(priced).collect()
     }
 
-    /// Time to load a service's model.
+    /// Time to load a service's model from its file.
     pub fn load_s(&self, service: usize, backend: &str) -> f64 {
         let profiles = &self.services[service].profiles;
         profiles.iter().find(|p| p.backend == backend).or(profiles.first()).map_or(0.0, |p| p.load_ms / 1000.0)
     }
 
-    /// Profiles as the planner reads them.
+    /// Profiles as the planner reads them; a new node has to get the file before it can load the model.
     pub fn profiles(&self) -> Vec<ServiceProfile> {
         let of = |s: &ServiceWorld| -> Vec<ServiceProfile> {
-            let one = |p: &Profile| ServiceProfile { service: s.name.clone(), flavor: None, profile: p.clone() };
+            let cold = |p: &Profile| Profile { load_ms: p.load_ms + self.fetch_s * 1000.0, ..p.clone() };
+            let one = |p: &Profile| ServiceProfile { service: s.name.clone(), flavor: None, profile: cold(p) };
             s.profiles.iter().map(one).collect()
         };
         self.services.iter().flat_map(of).collect()

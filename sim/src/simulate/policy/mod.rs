@@ -7,12 +7,14 @@
 
 pub mod ours;
 pub mod paper;
+mod publish;
 pub mod reactive;
 
 use super::world::World;
 use planner::lease::{Billing, Lease, Terms};
 use planner::model::{CapacityRule, Flavor, FleetState, Settings};
 use schemas::EpochMs;
+use schemas::status::ProfileUpdate;
 
 /// One instance on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub struct Host {
     pub workers: u32,
     /// Batch at most.
     pub batch: u32,
+    /// What the plan believes that such a batch takes at its 95th percentile, microseconds; 0: what the profile says.
+    pub service_p95_us: u32,
 }
 
 /// An order.
@@ -73,6 +77,8 @@ pub struct NodeSeen {
     pub lease: Lease,
     /// What it serves or will serve.
     pub hosts: Vec<Host>,
+    /// Services, by index, whose models are loaded on it and have workers.
+    pub serving: Vec<usize>,
     /// Work done since it began.
     pub busy_s: f64,
     /// When it was or will be ready (policies only ask this of the past).
@@ -124,6 +130,8 @@ pub struct Seen<'a> {
     pub services: &'a [ServiceSeen<'a>],
     /// All nodes.
     pub nodes: &'a [NodeSeen],
+    /// What nodes of a flavor, by index, measured in the last minute where it is not what the plan believes.
+    pub updates: &'a [(usize, ProfileUpdate)],
 }
 
 /// Decides.
@@ -132,6 +140,18 @@ pub trait Policy {
     fn name(&self) -> String;
     /// Seconds between decisions.
     fn period_s(&self) -> usize;
+    /// True where nodes lend their free cores to their instances, as the executor does.
+    fn vertical(&self) -> bool {
+        false
+    }
+    /// True while something waits for a hand-over, so that [`Policy::is_urgent`] is to be asked each second.
+    fn waits(&self) -> bool {
+        false
+    }
+    /// True if a decision is due before its time.
+    fn is_urgent(&self, _seen: &Seen<'_>) -> bool {
+        false
+    }
     /// Orders for now.
     fn decide(&mut self, seen: &Seen<'_>) -> Vec<Command>;
 }
@@ -170,14 +190,20 @@ impl Unit {
             .filter_map(|(i, flavor)| {
                 let ladder = planner::cost::rate(&planned, flavor, &profiles, &settings).ok()?;
                 let top = ladder.top()?;
-                let host = Host { service, backend: ladder.backend.clone(), workers: top.workers, batch: top.batch };
+                let host = Host {
+                    service,
+                    backend: ladder.backend.clone(),
+                    workers: top.workers,
+                    batch: top.batch,
+                    service_p95_us: 0,
+                };
                 let capacity_rps = if rule == CapacityRule::Paper { top.carry_rps } else { top.sustained_rps };
                 let unit = Unit {
                     flavor: i,
                     sustained_rps: top.sustained_rps,
                     p95_s: top.service_ms / 1000.0,
                     per_slo: top.requests_per_slo,
-                    setup_s: flavor.boot_s + world.image_s + world.load_s(service, &host.backend),
+                    setup_s: flavor.boot_s + world.image_s + world.fetch_s + world.load_s(service, &host.backend),
                     host,
                 };
                 Some((flavor.usd_per_hour / capacity_rps, unit))

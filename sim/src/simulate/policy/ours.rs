@@ -1,15 +1,16 @@
 //! The production planner: forecasts and observations in, [`planner::plan()`] as it is, orders out.
 //!
-//! `ours` reads the forecast that the scenario names, `oracle` the true rate. Vertical scaling is the executor's rule
-//! without its delays: an instance borrows the free cores of its node, and the planner goes on reading what it planned
-//! (FACTS §Planning, "Vertical"). Left out: the publication layer that keeps old instances until new ones serve
-//! (`planner::handover`); the planner itself gives nodes up only then.
+//! `ours` reads the forecast that the scenario names, `oracle` the true rate. Vertical scaling is the executor's own
+//! (`station`). What serves goes on until its successor serves, as production publishes it
+//! (`publish`).
 
+use super::publish::Publication;
 use super::{Command, Host, Policy, Seen};
 use crate::simulate::scenario::QueueKind;
 use crate::simulate::workload::Feed;
 use planner::budget::{Budget, Objective};
 use planner::demand::NOWCAST_WINDOW_MS;
+use planner::live;
 use planner::model::*;
 use schemas::allocation::{InstanceAllocation, NodeAction};
 use std::collections::BTreeMap;
@@ -25,8 +26,11 @@ pub struct Ours {
     settings: Settings,
     previous: Vec<PreviousDemand>,
     naming: Naming,
-    /// What the last plan put on each node, before cores are borrowed.
+    /// What the last plan put on each node; nodes may have been told to keep more.
     planned: BTreeMap<String, Vec<Host>>,
+    publication: Publication,
+    /// With what nodes have measured.
+    profiles: Option<Vec<ServiceProfile>>,
     /// By service: its error budget, and how many minutes it knows of.
     budgets: Vec<(Budget, usize)>,
 }
@@ -41,6 +45,8 @@ impl Ours {
             previous: Vec::new(),
             naming: Naming::default(),
             planned: BTreeMap::new(),
+            publication: Publication::default(),
+            profiles: None,
             budgets: Vec::new(),
         }
     }
@@ -102,7 +108,7 @@ impl Ours {
                 .map(|h| HostedInstance {
                     service: name(h),
                     workers: h.workers,
-                    ready: n.state == FleetState::Ready,
+                    ready: n.serving.contains(&h.service),
                     failed: None,
                 })
                 .collect(),
@@ -126,17 +132,6 @@ impl Ours {
     }
 }
 
-/// The cores that a node has left go to its largest instance on the CPU.
-fn with_free_cores(mut hosts: Vec<Host>, cores: u32) -> Vec<Host> {
-    let on_cpu = |h: &Host| h.backend != "cuda";
-    // A GPU instance takes one core for all its streams.
-    let taken: u32 = hosts.iter().map(|h| if on_cpu(h) { h.workers } else { 1 }).sum();
-    if let Some(largest) = hosts.iter_mut().filter(|h| on_cpu(h)).max_by_key(|h| h.workers) {
-        largest.workers += cores.saturating_sub(taken);
-    }
-    hosts
-}
-
 impl Policy for Ours {
     fn name(&self) -> String {
         self.name.clone()
@@ -146,9 +141,26 @@ impl Policy for Ours {
         (self.settings.period_ms / 1000).max(1) as usize
     }
 
+    fn vertical(&self) -> bool {
+        true
+    }
+
+    fn waits(&self) -> bool {
+        self.publication.keeps()
+    }
+
+    fn is_urgent(&self, seen: &Seen<'_>) -> bool {
+        self.publication.can_hand_over(seen)
+    }
+
     fn decide(&mut self, seen: &Seen<'_>) -> Vec<Command> {
         self.account(seen);
-        let plan = planner::plan(&self.inputs(seen));
+        let profiles = self.profiles.get_or_insert_with(|| seen.world.profiles());
+        for (flavor, update) in seen.updates {
+            live::learn(profiles, &seen.flavors[*flavor], update);
+        }
+        let profiles = profiles.clone();
+        let plan = planner::plan(&PlanInputs { profiles, ..self.inputs(seen) });
         self.naming = plan.naming;
         let previous = |s: &schemas::allocation::ServicePlan| PreviousDemand {
             service: s.service.clone(),
@@ -159,43 +171,34 @@ impl Policy for Ours {
         let hosts = |instances: &[InstanceAllocation]| -> Vec<Host> {
             let one = |i: &InstanceAllocation| {
                 let service = seen.world.services.iter().position(|s| s.name == i.service)?;
-                Some(Host { service, backend: i.backend.clone(), workers: i.workers, batch: i.max_batch })
+                let service_p95_us = (i.service_p95_ms * 1000.0).round() as u32;
+                Some(Host {
+                    service,
+                    backend: i.backend.clone(),
+                    workers: i.workers,
+                    batch: i.max_batch,
+                    service_p95_us,
+                })
             };
             instances.iter().filter_map(one).collect()
         };
+        self.planned = plan.nodes.iter().map(|n| (n.node.clone(), hosts(&n.instances))).collect();
         let mut commands = Vec::new();
-        self.planned.clear();
-        for node in plan.nodes {
+        for node in self.publication.publish(plan, seen).nodes {
             let id = node.node;
             let Some(flavor) = seen.flavors.iter().position(|f| f.name == node.flavor) else { continue };
-            let planned = hosts(&node.instances);
-            let running = with_free_cores(planned.clone(), seen.flavors[flavor].cores);
-            self.planned.insert(id.clone(), planned);
+            let hosts = hosts(&node.instances);
             match node.action {
                 NodeAction::Stop => commands.push(Command::Stop { node: id }),
-                NodeAction::Start => commands.push(Command::Start { id, flavor, hosts: running }),
+                NodeAction::Start => commands.push(Command::Start { id, flavor, hosts }),
                 NodeAction::Keep | NodeAction::Renew | NodeAction::Lapse => {
                     if node.action == NodeAction::Renew {
                         commands.push(Command::Renew { node: id.clone(), end_ms: node.lease_end_ms });
                     }
-                    commands.push(Command::Host { node: id, hosts: running });
+                    commands.push(Command::Host { node: id, hosts });
                 }
             }
         }
         commands
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn free_cores_go_to_the_largest_cpu_instance() {
-        let host = |service, backend: &str, workers| Host { service, backend: backend.into(), workers, batch: 1 };
-        let two = with_free_cores(vec![host(0, "tract", 1), host(1, "tract", 2)], 8);
-        assert_eq!(two.iter().map(|h| h.workers).collect::<Vec<_>>(), [1, 7]);
-        assert_eq!(with_free_cores(vec![host(0, "cuda", 1)], 4)[0].workers, 1);
-        assert_eq!(with_free_cores(vec![host(0, "tract", 4)], 4)[0].workers, 4);
     }
 }

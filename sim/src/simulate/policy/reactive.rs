@@ -255,6 +255,7 @@ mod tests {
                 state: FleetState::Ready,
                 lease: Lease { start_ms: 0, end_ms: 0 },
                 hosts: vec![host.clone()],
+                serving: vec![host.service],
                 busy_s: 0.0,
                 ready_at_s: 0.0,
             };
@@ -292,6 +293,7 @@ mod tests {
                 flavors: &flavors,
                 services: &services,
                 nodes: &self.nodes,
+                updates: &[],
             };
             state.wanted(kind, &seen, 0, &Stage::unit(&self.world))
         }
