@@ -1,0 +1,77 @@
+//! The CUDA backend on the stand-in driver, operator by operator, against tract.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
+mod cuda_suite;
+
+use cuda_suite::cases::{self, Domain};
+use cuda_suite::{compare, seed};
+use executor::backend::cuda::lower::OPERATORS;
+use executor::backend::cuda::{CudaBackend, Execution};
+use executor::backend::tract::TractBackend;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+#[test]
+fn every_operator_answers_as_tract_does() {
+    let driver = fakecuda::install().unwrap();
+    let (graphs, eager) = (CudaBackend::default(), CudaBackend::with_execution(Execution::Eager));
+    let folder = tempfile::tempdir().unwrap();
+    let seed = seed();
+    println!("seed {seed}; BARISTA_TEST_SEED names another");
+    let (mut operators, mut kernels, mut failures) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+    let cases = cases::all(seed);
+    let total = cases.len();
+    let mut worst = (0.0, String::new());
+    for (i, case) in cases.into_iter().enumerate() {
+        let path = folder.path().join("case.onnx");
+        std::fs::write(&path, &case.bytes).unwrap();
+        match compare(&path, [&TractBackend, &graphs, &eager], &[1, 3], case.domain, seed + i as u64) {
+            Ok(verdict) => {
+                operators.extend(verdict.operators);
+                kernels.extend(verdict.kernels);
+                if verdict.apart > worst.0 {
+                    worst = (verdict.apart, case.name);
+                }
+            }
+            Err(why) => failures.push(format!("{}: {why} {}", case.name, driver.last_fault())),
+        }
+    }
+    println!("{total} models, {} operators, {} kernels; furthest from tract {worst:?}", operators.len(), kernels.len());
+    assert!(failures.is_empty(), "seed {seed}: {} of {total} models:\n{}", failures.len(), failures.join("\n"));
+    let missing: Vec<&str> = OPERATORS.into_iter().filter(|o| !operators.contains(*o)).collect();
+    assert!(missing.is_empty(), "no model has {missing:?}");
+    let committed = committed_kernels();
+    let unused: Vec<&String> = committed.iter().filter(|k| !kernels.contains(k.as_str())).collect();
+    assert!(unused.is_empty(), "no model runs {unused:?}");
+}
+
+/// Whole models: those of this repository, and PaddleOCR's classifier of text direction.
+#[test]
+fn whole_models_answer_as_tract_does() {
+    fakecuda::install().unwrap();
+    let (graphs, eager) = (CudaBackend::default(), CudaBackend::with_execution(Execution::Eager));
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+    let mut models: Vec<PathBuf> =
+        ["delay.onnx", "occupancy-gru.onnx", "count-cnn.onnx"].iter().map(|name| committed.join(name)).collect();
+    models.extend(cuda_suite::ppocr_cls());
+    for path in models {
+        let start = std::time::Instant::now();
+        let verdict = compare(&path, [&TractBackend, &graphs, &eager], &[1, 3], Domain::Any, seed());
+        let verdict = verdict.unwrap_or_else(|e| panic!("seed {}: {}: {e}", seed(), path.display()));
+        println!("{}: {:e} from tract, {:?}", path.display(), verdict.apart, start.elapsed());
+    }
+}
+
+/// Entries of the committed PTX.
+fn committed_kernels() -> Vec<String> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/ptx");
+    let mut names = Vec::new();
+    for file in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        let entries = text.lines().filter_map(|l| l.strip_prefix(".visible .entry ")?.split('(').next());
+        names.extend(entries.map(str::to_owned));
+    }
+    assert!(names.len() > 10, "{names:?}");
+    names
+}
