@@ -215,6 +215,13 @@ impl<T> Queue<T> {
         Ok(())
     }
 
+    /// Puts a request back that was taken and did not run: it is not admitted again, and those behind it in its order
+    /// stay behind. [`Queue::finished`] is not to be called for it.
+    pub fn put_back(&mut self, entry: Entry<T>) {
+        self.rows[entry.class as usize] += u64::from(entry.rows);
+        self.insert(entry);
+    }
+
     fn insert(&mut self, entry: Entry<T>) {
         let place = (entry.class, entry.deadline_ms, self.sequence);
         self.sequence += 1;

@@ -37,6 +37,7 @@ fn every_operator_answers_as_tract_does() {
             Err(why) => failures.push(format!("{}: {why} {}", case.name, driver.last_fault())),
         }
     }
+    assert_eq!(driver.counters().misuses, 0, "{}", driver.last_fault());
     println!("{total} models, {} operators, {} kernels; furthest from tract {worst:?}", operators.len(), kernels.len());
     assert!(failures.is_empty(), "seed {seed}: {} of {total} models:\n{}", failures.len(), failures.join("\n"));
     let missing: Vec<&str> = OPERATORS.into_iter().filter(|o| !operators.contains(*o)).collect();
@@ -49,7 +50,7 @@ fn every_operator_answers_as_tract_does() {
 /// Whole models: those of this repository, and PaddleOCR's classifier of text direction.
 #[test]
 fn whole_models_answer_as_tract_does() {
-    fakecuda::install().unwrap();
+    let driver = fakecuda::install().unwrap();
     let (graphs, eager) = (CudaBackend::default(), CudaBackend::with_execution(Execution::Eager));
     let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
     let mut models: Vec<PathBuf> =
@@ -61,6 +62,7 @@ fn whole_models_answer_as_tract_does() {
         let verdict = verdict.unwrap_or_else(|e| panic!("seed {}: {}: {e}", seed(), path.display()));
         println!("{}: {:e} from tract, {:?}", path.display(), verdict.apart, start.elapsed());
     }
+    assert_eq!(driver.counters().misuses, 0, "{}", driver.last_fault());
 }
 
 /// Entries of the committed PTX.

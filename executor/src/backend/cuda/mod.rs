@@ -156,6 +156,9 @@ impl CudaModel {
         for (buffer, words) in buffers.iter().zip(constants.all()) {
             buffer.upload(words)?;
         }
+        // A model without room for one worker is refused now, not when its first request comes.
+        let arenas: Vec<usize> = plans.iter().map(|p| p.arena).collect();
+        device.admit(&arenas)?;
         // No device is the same as another, but which batch size pays depends little on which.
         let timed: Vec<(usize, f64)> = plans.iter().map(|p| (p.batch, roofline::estimate(p, &T4).likely_us)).collect();
         let cuts = Cuts::new(&timed)

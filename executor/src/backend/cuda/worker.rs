@@ -15,6 +15,8 @@ pub(super) struct CudaWorker {
     cuts: Cuts,
     input_widths: Vec<usize>,
     output_widths: Vec<usize>,
+    /// What the device said to the last batch, where it failed.
+    broken: Option<String>,
 }
 
 /// A batch size of a worker.
@@ -50,6 +52,7 @@ impl CudaWorker {
             cuts: model.cuts.clone(),
             input_widths: widths(&model.signature.inputs),
             output_widths: widths(&model.signature.outputs),
+            broken: None,
         })
     }
 
@@ -117,11 +120,19 @@ impl LaneMemory {
 
 impl Worker for CudaWorker {
     fn run(&mut self, batch: &[&Row]) -> Result<Vec<Row>, InferError> {
+        self.broken = None;
         let mut rows = Vec::with_capacity(batch.len());
         for (lane, taken) in self.cuts.runs(batch.len()) {
             let part = &batch[rows.len()..rows.len() + taken];
-            self.run_lane(lane, part, &mut rows).map_err(|e| InferError(e.to_string()))?;
+            if let Err(error) = self.run_lane(lane, part, &mut rows) {
+                self.broken = Some(error.to_string());
+                return Err(InferError(error.to_string()));
+            }
         }
         Ok(rows)
+    }
+
+    fn broken(&self) -> Option<String> {
+        self.broken.clone()
     }
 }
