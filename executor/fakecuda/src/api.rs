@@ -102,7 +102,17 @@ cuDeviceGetName(name: *mut c_char, len: c_int, _device: c_int) {
 }
 cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, _device: c_int) {
     // Threads per block, warp size, shared memory per block, multiprocessors, compute capability, memory pools.
-    *value = match attribute { 1 => 1024, 8 => 49_152, 10 => 32, 16 => 8, 75 => 7, 76 => 5, 115 => 0, _ => return INVALID_VALUE };
+    let capability = environment("FAKECUDA_CAPABILITY", 75);
+    *value = match attribute {
+        1 => 1024,
+        8 => 49_152,
+        10 => 32,
+        16 => 8,
+        75 => capability / 10,
+        76 => capability % 10,
+        115 => 0,
+        _ => return INVALID_VALUE,
+    };
     OK
 }
 cuDeviceTotalMem_v2(bytes: *mut usize, _device: c_int) { *bytes = driver().total_bytes() as usize; OK }

@@ -10,7 +10,8 @@
 //!   in [`fakecuda_last_fault`](api::fakecuda_last_fault).
 //! - In lazy mode work on a stream waits until somebody waits for it. Whoever reads a result too early finds NaN; whoever
 //!   changes pinned memory too early is named.
-//! - `FAKECUDA_INIT`, `FAKECUDA_VERSION`, `FAKECUDA_DEVICES` make a driver that fails, is old, or has no device.
+//! - `FAKECUDA_INIT`, `FAKECUDA_VERSION`, `FAKECUDA_DEVICES`, `FAKECUDA_CAPABILITY` make a driver that fails, is old, has
+//!   no device, or one that is too old.
 
 #![allow(clippy::missing_safety_doc, reason = "the safety of each call is the driver API's")]
 
