@@ -45,6 +45,9 @@ fn every_operator_answers_as_tract_does() {
     let committed = committed_kernels();
     let unused: Vec<&String> = committed.iter().filter(|k| !kernels.contains(k.as_str())).collect();
     assert!(unused.is_empty(), "no model runs {unused:?}");
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/README.md")).unwrap();
+    let unsaid: Vec<&String> = committed.iter().filter(|k| !readme.contains(&format!("`{k}`"))).collect();
+    assert!(unsaid.is_empty(), "kernels/README.md states no floor of {unsaid:?}");
 }
 
 /// Whole models: those of this repository, and PaddleOCR's classifier of text direction.
