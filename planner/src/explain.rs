@@ -161,7 +161,9 @@ mod tests {
     #[test]
     fn options_that_rest_on_an_estimate_are_marked() {
         let plain = explain(&inputs(INPUTS));
-        assert!(!plain.table().contains("estimated") && !serde_json::to_string(&plain).expect("json").contains("estimated"));
+        assert!(
+            !plain.table().contains("estimated") && !serde_json::to_string(&plain).expect("json").contains("estimated")
+        );
         let cuda = INPUTS.replace("\"backend\": \"tract\"", "\"backend\": \"cuda\", \"estimated\": true");
         let told = explain(&inputs(&cuda));
         let options = &told.0.services[0].options;

@@ -112,7 +112,10 @@ mod tests {
         let learned = &profiles[1].profile;
         assert!(!learned.estimated && profiles[0].profile.estimated, "other flavors keep the estimate");
         assert_eq!(learned.points[0], point);
-        assert_eq!(learned.points[1], ProfilePoint { batch: 8, p50_ms: 100.0, p95_ms: 120.0, p99_ms: 150.0, rps: 80.0, ..point });
+        assert_eq!(
+            learned.points[1],
+            ProfilePoint { batch: 8, p50_ms: 100.0, p95_ms: 120.0, p99_ms: 150.0, rps: 80.0, ..point }
+        );
     }
 
     proptest! {

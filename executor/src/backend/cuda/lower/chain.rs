@@ -312,11 +312,12 @@ fn broadcast(from: &[usize], to: &[usize]) -> Lowered<Vec<usize>> {
     Ok(walk)
 }
 
-/// The axis of `to` along which a tensor that is broadcast to it varies, where it is one and all of that axis.
+/// The axis of `to` along which a tensor that is broadcast to it varies, where it is one and all of that axis. A single
+/// number varies along a last axis of size 1.
 fn varying_axis(from: &[usize], to: &[usize]) -> Option<usize> {
     let missing = to.len().checked_sub(from.len())?;
     let mut varying = from.iter().enumerate().filter(|(_, n)| **n != 1);
-    let (axis, n) = varying.next()?;
+    let Some((axis, n)) = varying.next() else { return to.last().filter(|n| **n == 1).map(|_| to.len() - 1) };
     (varying.next().is_none() && to[missing + axis] == *n).then_some(missing + axis)
 }
 
