@@ -1,6 +1,6 @@
 """Makes `ppocr-cls.onnx` and `resnet50.onnx`, see models.sh.
 
-    python models.py UNPACKED_RAPIDOCR_WHEEL FOLDER
+    python models.py UNPACKED_RAPIDOCR_WHEEL FOLDER [1]     1: only the first
 """
 
 import pathlib
@@ -84,6 +84,7 @@ def resnet50(folder):
 
 
 if __name__ == "__main__":
-    wheel, folder = map(pathlib.Path, sys.argv[1:])
+    wheel, folder = map(pathlib.Path, sys.argv[1:3])
     ppocr_cls(wheel, folder)
-    resnet50(folder)
+    if len(sys.argv) == 3:
+        resnet50(folder)

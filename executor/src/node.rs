@@ -25,10 +25,10 @@ use crate::error::Error;
 use crate::instance::{Event, Instance, InstanceKey};
 use crate::member::{Mode, Route, Routing, Service};
 use crate::metrics::{Metrics, ServiceLabel};
-use crate::pool::{Cores, Parts, Pool, PoolEvent};
+use crate::pool::{Cores, Job, Parts, Pool, PoolEvent};
 use crate::queue::{Limits, ServiceTime};
 use crate::reconcile::{Action, reconcile, supersedes};
-use crate::request::{Answerer, Fault};
+use crate::request::{Answerer, Fault, version};
 use crate::stats::Stats;
 use crate::vertical::Vertical;
 use futures::future::BoxFuture;
@@ -502,24 +502,30 @@ impl Node {
         }
     }
 
-    /// An instance cannot go on. If another version serves, its waiting requests are rejected; otherwise the members
-    /// leave, so that another node gets them.
+    /// An instance cannot go on. What waits goes to another instance of the same model where one serves; otherwise the
+    /// members leave, so that another node gets it.
     fn on_broke(&mut self, key: &InstanceKey, why: &str) {
-        let alive = |state| matches!(state, InstanceState::Ready | InstanceState::Draining);
-        if !self.instances.get(key).is_some_and(|i| alive(i.state())) {
-            return;
+        match self.instances.get(key).map(Instance::state) {
+            Some(InstanceState::Ready | InstanceState::Draining) => {
+                tracing::error!(instance = %key, why, "an instance broke");
+                self.metrics.failures.get_or_create(&ServiceLabel { service: key.service.clone() }).inc();
+                self.apply(key, Event::Broke(why.to_owned()));
+                self.note_instances(&key.service, -1);
+            }
+            // One more of its workers, with a batch of its own.
+            Some(InstanceState::Failed) => (),
+            _ => return,
         }
-        tracing::error!(instance = %key, why, "an instance broke");
-        self.metrics.failures.get_or_create(&ServiceLabel { service: key.service.clone() }).inc();
-        self.apply(key, Event::Broke(why.to_owned()));
-        self.note_instances(&key.service, -1);
         let others = self.is_served(&key.service);
         if let (Some(pool), Some(host)) = (self.pool(key), self.hosts.get_mut(&key.service)) {
+            let fault = Fault::new(Reason::InferenceFailed, format!("the instance broke: {why}"));
             if others {
                 host.service.routing(|routing| routing.forget(&pool));
-                pool.abandon(&Fault::new(Reason::InferenceFailed, format!("the instance broke: {why}")));
+                let heir = |job: &Job| Some(host.service.route(version(&job.record).ok()?).ok()??.pool);
+                pool.hand_over(heir, &fault);
             } else {
                 host.service.routing(|routing| routing.drain(&pool));
+                pool.refuse_direct(&fault);
                 host.leaving = true;
             }
         }

@@ -8,25 +8,27 @@
 //!   [`Pool::give_back`].
 //! - A pool that was retired takes nothing; whether it is idle and that it is retired are decided under one lock, so no
 //!   job can slip in between.
+//! - Where the engine itself fails ([`crate::backend::Worker::broken`]) the batch goes back into the queue, the worker ends, and the
+//!   node is told.
 //! - A row that makes the model fail or panic costs only its own request: the others of its batch are run again alone.
 //!
 //! The channel of finished jobs is unbounded in type and bounded by what its member lets be in flight.
 
-use crate::backend::{InferError, Model, Row, Worker, panic_message};
+mod work;
+
+use crate::backend::Model;
 use crate::direct::DirectReply;
-use crate::metrics::{Metrics, ServiceLabel};
+use crate::metrics::Metrics;
 use crate::queue::{Class, Entry, Limits, Queue, Refusal, ServiceTime, Workers};
-use crate::request::{Answerer, Fault, Prepared, respond};
-use crate::stats::{Run, Stats};
+use crate::request::{Answerer, Fault, Prepared};
+use crate::stats::Stats;
 use runtime::{OutRecord, Record, SharedClock};
 use schemas::EpochMs;
-use schemas::headers::Reason;
-use schemas::prediction::ResultParameters;
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+use work::{rows_of, work};
 
 /// An accepted request.
 #[derive(Debug)]
@@ -96,7 +98,7 @@ pub(crate) enum NotTaken {
 /// What a pool tells its node.
 #[derive(Debug)]
 pub(crate) enum PoolEvent {
-    /// A worker could not be made; the pool has stopped working.
+    /// A worker could not be made, or its engine failed; what it had waits in the queue.
     Broke(String),
     /// The pool is draining and has nothing left.
     Idle,
@@ -338,12 +340,37 @@ impl Pool {
 
     /// Ends the pool whatever it does: what waits is finished with `fault`, what runs is let finish.
     pub(crate) fn abandon(&self, fault: &Fault) {
+        self.hand_over(|_| None, fault);
+    }
+
+    /// Ends the pool whatever it does: what waits goes to the pool that `heir` names, or is finished with `fault`; what
+    /// runs is let finish.
+    pub(crate) fn hand_over(&self, heir: impl Fn(&Job) -> Option<Pool>, fault: &Fault) {
         let mut state = self.0.lock();
         state.retired = true;
         let jobs = state.queue.remove_where(|_| true);
         drop(state);
         self.0.wake.notify_all();
         for job in jobs {
+            // Its rows were checked against this pool's model.
+            let heir = heir(&job).filter(|pool| !pool.is(self) && pool.signature() == self.signature());
+            let Some(heir) = heir else {
+                job.finish(Err(fault.clone()));
+                continue;
+            };
+            match heir.push(job) {
+                Ok(()) => (),
+                Err(NotTaken::Refused(refused)) => {
+                    refused.item.finish(Err(Fault { reason: refused.reason, detail: refused.detail }));
+                }
+                Err(NotTaken::Retired(job)) => job.finish(Err(fault.clone())),
+            }
+        }
+    }
+
+    /// Finishes with `fault` what waits and came to the node's door: nobody else can take it.
+    pub(crate) fn refuse_direct(&self, fault: &Fault) {
+        for job in self.give_back(|job| matches!(job.reply, Reply::Direct(_))) {
             job.finish(Err(fault.clone()));
         }
     }
@@ -400,11 +427,18 @@ impl Shared {
         }
     }
 
-    /// A worker has finished its batch: `orders` are the order keys of its requests.
-    fn batch_done(&self, rows: u32, orders: &[Option<u64>]) {
+    /// A worker has ended its batch: `orders` are the order keys of the requests that are finished, `left` did not run.
+    fn batch_done(&self, rows: u32, orders: &[Option<u64>], left: Vec<Accepted>) {
+        let now_ms = self.parts.clock.now_ms();
         let mut state = self.lock();
         state.busy -= 1;
         state.busy_rows -= rows;
+        for job in left {
+            let rows = u32::try_from(job.request.rows.len()).unwrap_or(u32::MAX);
+            let (class, order, deadline_ms) = (job.class, job.order, job.deadline_ms);
+            state.queue.put_back(Entry { class, order, deadline_ms, rows, queued_ms: now_ms, item: job });
+            self.wake.notify_one();
+        }
         for order in orders {
             state.queue.finished(*order);
         }
@@ -414,162 +448,4 @@ impl Shared {
             (self.parts.events)(PoolEvent::Idle);
         }
     }
-}
-
-fn rows_of(batch: &[Entry<Accepted>]) -> u32 {
-    batch.iter().map(|e| e.rows).sum()
-}
-
-/// A worker thread.
-fn work(shared: &Shared) {
-    let _lease = shared.parts.cores.pin();
-    let mut worker: Option<Box<dyn Worker>> = None;
-    loop {
-        let made = match worker.take() {
-            Some(worker) => Ok(worker),
-            None => make_worker(shared),
-        };
-        let mut ready = match made {
-            Ok(worker) => worker,
-            Err(error) => {
-                shared.lock().alive -= 1;
-                (shared.parts.events)(PoolEvent::Broke(error.0));
-                return;
-            }
-        };
-        let Some(batch) = shared.next_batch() else { return };
-        let rows = rows_of(&batch);
-        let orders: Vec<Option<u64>> = batch.iter().map(|e| e.order).filter(Option::is_some).collect();
-        let usable = run_batch(shared, ready.as_mut(), batch);
-        shared.batch_done(rows, &orders);
-        // After a panic the worker's state is unknown: it gets a new one.
-        worker = usable.then_some(ready);
-    }
-}
-
-fn make_worker(shared: &Shared) -> Result<Box<dyn Worker>, InferError> {
-    catch_unwind(AssertUnwindSafe(|| shared.parts.model.worker()))
-        .unwrap_or_else(|panic| Err(InferError(format!("worker: {}", panic_message(panic.as_ref())))))
-}
-
-/// Runs a batch and finishes its jobs; false when the worker cannot be used again.
-fn run_batch(shared: &Shared, worker: &mut dyn Worker, batch: Vec<Entry<Accepted>>) -> bool {
-    let parts = &shared.parts;
-    let size = batch.len();
-    let span = tracing::info_span!(
-        "batch",
-        service = parts.answerer.service,
-        version = parts.answerer.version,
-        requests = size,
-        rows = rows_of(&batch),
-    );
-    if let Some(first) = batch.first() {
-        runtime::trace::set_parent(&span, &first.item.record.headers);
-    }
-    let _entered = span.enter();
-    let jobs: Vec<Accepted> = batch.into_iter().map(|e| e.item).collect();
-    let (outcome, usable) = infer(parts, worker, &jobs, size);
-    match outcome {
-        Ok(ran) => {
-            finish_answered(parts, jobs, &ran, size);
-            usable
-        }
-        Err(error) if size == 1 => {
-            for job in jobs {
-                job.finish(Err(Fault::new(Reason::InferenceFailed, error.0.clone())));
-            }
-            usable
-        }
-        Err(_) => run_alone(shared, worker, jobs, usable),
-    }
-}
-
-/// After a batch failed: each request alone, so that only the one at fault is rejected.
-fn run_alone(shared: &Shared, worker: &mut dyn Worker, jobs: Vec<Accepted>, mut usable: bool) -> bool {
-    let parts = &shared.parts;
-    let mut fresh: Option<Box<dyn Worker>> = None;
-    for job in jobs {
-        if !usable {
-            match make_worker(shared) {
-                Ok(made) => fresh = Some(made),
-                Err(error) => {
-                    job.finish(Err(Fault::new(Reason::InferenceFailed, error.0)));
-                    continue;
-                }
-            }
-        }
-        let current: &mut dyn Worker = match fresh.as_deref_mut() {
-            Some(made) => made,
-            None => worker,
-        };
-        let alone = vec![job];
-        let (outcome, still_usable) = infer(parts, current, &alone, 1);
-        usable = still_usable;
-        match outcome {
-            Ok(ran) => finish_answered(parts, alone, &ran, 1),
-            Err(error) => {
-                for job in alone {
-                    job.finish(Err(Fault::new(Reason::InferenceFailed, error.0.clone())));
-                }
-            }
-        }
-    }
-    usable && fresh.is_none()
-}
-
-/// A finished inference.
-struct Ran {
-    rows: Vec<Row>,
-    started: Instant,
-    infer_ms: f64,
-}
-
-/// Runs the jobs' rows as one batch; the flag is false when the worker cannot be used again.
-fn infer(parts: &Parts, worker: &mut dyn Worker, jobs: &[Accepted], size: usize) -> (Result<Ran, InferError>, bool) {
-    let rows: Vec<&Row> = jobs.iter().flat_map(|job| job.request.rows.iter()).collect();
-    let started = Instant::now();
-    let result = catch_unwind(AssertUnwindSafe(|| worker.run(&rows)));
-    let infer_ms = started.elapsed().as_secs_f64() * 1e3;
-    let label = ServiceLabel { service: parts.answerer.service.clone() };
-    parts.metrics.inference_seconds.get_or_create(&label).observe(infer_ms / 1e3);
-    parts.metrics.batch_size.get_or_create(&label).observe(size as f64);
-    match result {
-        Ok(Ok(answers)) if answers.len() == rows.len() => (Ok(Ran { rows: answers, started, infer_ms }), true),
-        Ok(Ok(answers)) => {
-            let detail = format!("the model gave {} answers for {} rows", answers.len(), rows.len());
-            (Err(InferError(detail)), true)
-        }
-        Ok(Err(error)) => (Err(error), true),
-        Err(panic) => {
-            let message = panic_message(panic.as_ref());
-            tracing::error!(service = parts.answerer.service, message, "the model panicked");
-            (Err(InferError(format!("the model panicked: {message}"))), false)
-        }
-    }
-}
-
-fn finish_answered(parts: &Parts, jobs: Vec<Accepted>, ran: &Ran, batch_size: usize) {
-    let now_ms = parts.clock.now_ms();
-    let label = ServiceLabel { service: parts.answerer.service.clone() };
-    let rows_in_run = u32::try_from(ran.rows.len()).unwrap_or(u32::MAX);
-    let mut answers = ran.rows.as_slice();
-    for job in jobs {
-        let (own, rest) = answers.split_at(job.request.rows.len());
-        answers = rest;
-        let queued = ran.started.saturating_duration_since(job.received);
-        parts.metrics.queue_seconds.get_or_create(&label).observe(queued.as_secs_f64());
-        let parameters = ResultParameters {
-            node: parts.node.clone(),
-            backend: parts.backend.clone(),
-            batch_size: u32::try_from(batch_size).unwrap_or(u32::MAX),
-            queue_ms: queued.as_secs_f64() * 1e3,
-            infer_ms: ran.infer_ms,
-            deadline_met: now_ms <= job.deadline_ms,
-        };
-        let signature = parts.model.signature();
-        let out = respond(&parts.answerer, signature, &job.record, &job.request, own, parameters);
-        job.finish(out);
-    }
-    let run = Run { rows: rows_in_run, infer_ms: ran.infer_ms, busy_ms: ran.started.elapsed().as_secs_f64() * 1e3 };
-    parts.stats.lock().unwrap_or_else(PoisonError::into_inner).ran(now_ms, run);
 }

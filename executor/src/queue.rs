@@ -227,6 +227,13 @@ impl<T> Queue<T> {
         Ok(())
     }
 
+    /// Puts a request back that was taken and did not run: it is not admitted again, and those behind it in its order
+    /// stay behind. [`Queue::finished`] is not to be called for it.
+    pub fn put_back(&mut self, entry: Entry<T>) {
+        self.rows[entry.class as usize] += u64::from(entry.rows);
+        self.insert(entry);
+    }
+
     fn insert(&mut self, entry: Entry<T>) {
         self.entries.insert(self.sequence, entry);
         self.sequence += 1;

@@ -56,6 +56,8 @@ pub struct Ladder {
     pub memory_mib: f64,
     /// From opening the model to the first answer, milliseconds.
     pub load_ms: i64,
+    /// Nothing was measured: the profile is an estimate.
+    pub estimated: bool,
     /// By workers; `rungs[w - 1]` has `w`.
     pub rungs: Vec<Rung>,
 }
@@ -197,6 +199,7 @@ fn ladder(
     match rungs.last() {
         Some(top) if top.carry_rps > 0.0 && top.carry_rps >= LEAST_UTILISATION * top.sustained_rps => Ok(Ladder {
             backend: profile.backend.clone(),
+            estimated: profile.estimated,
             gpus: u32::from(gpu),
             memory_mib: profile.memory_mib,
             load_ms: profile.load_ms.max(0.0).ceil() as i64,
@@ -305,6 +308,7 @@ pub fn option(flavor: &Flavor, rated: &Result<Ladder, String>, service: &Service
         sustained_rps: 0.0,
         capacity_rps: 0.0,
         usd_per_million: 0.0,
+        estimated: false,
         infeasible: Some(reason.to_owned()),
     };
     let ladder = match rated {
@@ -322,6 +326,7 @@ pub fn option(flavor: &Flavor, rated: &Result<Ladder, String>, service: &Service
         sustained_rps: top.sustained_rps,
         capacity_rps: top.carry_rps,
         usd_per_million: usd_per_million(flavor, ladder, settings),
+        estimated: ladder.estimated,
         infeasible: None,
     }
 }

@@ -68,7 +68,7 @@ fn service_text(service: &ServicePlan) -> String {
         let number = |value: String| if o.infeasible.is_some() { String::new() } else { value };
         table.add_row([
             o.flavor.clone(),
-            o.backend.clone(),
+            if o.estimated { format!("{} (estimated)", o.backend) } else { o.backend.clone() },
             number(o.workers.to_string()),
             number(o.batch.to_string()),
             number(format!("{:.2}", o.p95_ms)),
@@ -156,6 +156,23 @@ mod tests {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
         assert!(text.lines().all(|l| l.chars().count() <= 400));
+    }
+
+    #[test]
+    fn options_that_rest_on_an_estimate_are_marked() {
+        let plain = explain(&inputs(INPUTS));
+        assert!(
+            !plain.table().contains("estimated") && !serde_json::to_string(&plain).expect("json").contains("estimated")
+        );
+        let cuda = INPUTS.replace("\"backend\": \"tract\"", "\"backend\": \"cuda\", \"estimated\": true");
+        let told = explain(&inputs(&cuda));
+        let options = &told.0.services[0].options;
+        let marked: Vec<(&str, bool)> = options.iter().map(|o| (o.flavor.as_str(), o.estimated)).collect();
+        // The flavor without a GPU has no profile to rest on.
+        assert_eq!(marked, [("g4", true), ("c4", false)]);
+        assert_eq!(told.0.services[0].chosen.as_deref(), Some("g4"));
+        assert!(told.table().contains("cuda (estimated)"), "{}", told.table());
+        assert_eq!(serde_json::to_value(&told).expect("json")["services"][0]["options"][0]["estimated"], true);
     }
 
     #[test]

@@ -145,6 +145,9 @@ pub struct FlavorOption {
     pub capacity_rps: f64,
     /// Price of a million requests at full use.
     pub usd_per_million: f64,
+    /// The profile is an estimate from a data sheet: nothing was measured yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub estimated: bool,
     /// Why it cannot be used; absent when it can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub infeasible: Option<String>,

@@ -81,7 +81,16 @@ fn cuda() -> Value {
 
 fn cuda_line(cuda: &Value) -> String {
     let text = |key: &str| cuda[key].as_str().unwrap_or("unknown").to_owned();
-    if cuda["available"] == true { text("device") } else { format!("off, because {}", text("reason")) }
+    match cuda["available"] == true {
+        true => format!(
+            "{}, driver for CUDA {}.{}, {:.1} GiB",
+            text("device"),
+            cuda["driver"].as_i64().unwrap_or(0) / 1000,
+            cuda["driver"].as_i64().unwrap_or(0) % 1000 / 10,
+            cuda["memory_gib"].as_f64().unwrap_or(0.0)
+        ),
+        false => format!("off, because {}", text("reason")),
+    }
 }
 
 /// Total memory of the machine; null where `/proc/meminfo` cannot be read.

@@ -1,5 +1,6 @@
 //! State of the driver: handles, streams, captures, memory.
 
+use crate::misuse::Misuse;
 use crate::ptx::{Kernel, Launch, Memory, Order, launch};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -60,12 +61,16 @@ pub(crate) enum Work {
     Upload {
         to: u64,
         from: HostBytes,
+        /// What the memory held when the work was put on its stream; only in lazy mode.
+        before: Option<Vec<u8>>,
     },
     /// To the host.
     Download {
         to: usize,
         from: u64,
         len: usize,
+        /// The target was filled with ones when the work was put on its stream.
+        poisoned: bool,
     },
     Copy {
         to: u64,
@@ -115,6 +120,11 @@ pub(crate) struct Driver {
     pub(crate) contexts: i64,
     pub(crate) sticky: Code,
     pub(crate) last_fault: String,
+    /// Misuses of the API so far.
+    pub(crate) misuses: u64,
+    /// Handles of what was destroyed, and pinned memory that was given back and not given out again.
+    pub(crate) destroyed: HashSet<u64>,
+    pub(crate) unpinned: HashSet<usize>,
     pub(crate) lazy: bool,
     pub(crate) order: Order,
     failures: HashMap<Call, (u64, Code)>,
@@ -190,13 +200,71 @@ impl Driver {
             return OK;
         }
         if stream != 0 && !self.streams.contains_key(&stream) {
-            return INVALID_HANDLE;
+            return self.bad_handle("stream", stream);
         }
         if self.lazy {
+            let work = self.watched(work);
             self.streams.entry(stream).or_default().push_back(work);
             return OK;
         }
         self.run(work)
+    }
+
+    /// Work that waits: what it reads is remembered, what it will write is full of ones, which read as NaN.
+    fn watched(&self, mut work: Work) -> Work {
+        match &mut work {
+            Work::Upload { from: HostBytes::Pinned(at, len), before, .. } if self.is_pinned(*at, *len) => {
+                // SAFETY: the range lies in pinned memory that this library allocated and has not freed.
+                *before = Some(unsafe { std::slice::from_raw_parts(*at as *const u8, *len) }.to_vec());
+            }
+            Work::Download { to, len, poisoned, .. } if self.is_pinned(*to, *len) => {
+                // SAFETY: as above; the program may not touch it until it has waited.
+                unsafe { std::slice::from_raw_parts_mut(*to as *mut u8, *len) }.fill(0xff);
+                *poisoned = true;
+            }
+            _ => (),
+        }
+        work
+    }
+
+    /// Notes a misuse under its name and gives the code a real driver would.
+    pub(crate) fn misuse(&mut self, kind: Misuse, detail: &str, code: Code) -> Code {
+        self.misuses += 1;
+        self.last_fault = format!("{kind}: {detail}");
+        eprintln!("fakecuda: {}", self.last_fault);
+        code
+    }
+
+    /// A handle that is none.
+    pub(crate) fn bad_handle(&mut self, what: &str, handle: u64) -> Code {
+        let kind = if self.destroyed.contains(&handle) { Misuse::UseAfterDestroy } else { Misuse::UnknownHandle };
+        self.misuse(kind, &format!("{what} {handle:#x}"), INVALID_HANDLE)
+    }
+
+    /// True when `len` bytes at a device address are there; otherwise the misuse is noted.
+    pub(crate) fn reaches(&mut self, address: u64, len: usize) -> bool {
+        if self.memory.holds(address, len) {
+            return true;
+        }
+        let kind = if self.memory.was_freed(address) { Misuse::UseAfterFree } else { Misuse::CopyOutOfBounds };
+        self.misuse(kind, &format!("{len} bytes at {address:#x}"), INVALID_VALUE);
+        false
+    }
+
+    /// What is alive, in words; empty when nothing is.
+    pub(crate) fn alive(&self) -> String {
+        let streams = self.streams.keys().filter(|s| **s != 0).count();
+        let counts = [
+            (self.memory.live_buffers(), "device buffers"),
+            (self.pinned.len(), "pinned buffers"),
+            (streams, "streams"),
+            (self.events.len(), "events"),
+            (self.graphs.len(), "graphs"),
+            (self.executables.len(), "executable graphs"),
+            (self.modules.len(), "modules"),
+        ];
+        let alive: Vec<String> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+        alive.join(", ")
     }
 
     /// Runs everything on a stream.
@@ -245,16 +313,32 @@ impl Driver {
                 }
                 true
             }
-            Work::Upload { to, from: HostBytes::Copied(bytes) } => self.memory.write(to, &bytes),
-            Work::Upload { to, from: HostBytes::Pinned(at, len) } => {
+            Work::Upload { to, from: HostBytes::Copied(bytes), .. } => self.memory.write(to, &bytes),
+            Work::Upload { to, from: HostBytes::Pinned(at, len), before } => {
                 // The buffer may have been freed since; then nothing may be read.
+                if !self.is_pinned(at, len) {
+                    return self.stuck(Misuse::UseAfterFree, "pinned memory of a copy to the device");
+                }
                 // SAFETY: the range lies in pinned memory that this library allocated and has not freed.
-                self.is_pinned(at, len)
-                    && self.memory.write(to, unsafe { std::slice::from_raw_parts(at as *const u8, len) })
+                let bytes = unsafe { std::slice::from_raw_parts(at as *const u8, len) };
+                if before.is_some_and(|before| before != bytes) {
+                    return self.stuck(Misuse::MissingSynchronization, "the source of a copy changed before it ran");
+                }
+                self.memory.write(to, bytes)
             }
-            Work::Download { to, from, len } => {
+            Work::Download { to, from, len, poisoned } => {
+                if self.memory.holds(from, len) && !self.memory.is_written(from, len) {
+                    return self.stuck(Misuse::UnwrittenRead, "a copy to the host");
+                }
+                if poisoned && !self.is_pinned(to, len) {
+                    return self.stuck(Misuse::UseAfterFree, "pinned memory of a copy to the host");
+                }
                 // SAFETY: pinned memory as above, or the caller waits inside the call that gave the pointer.
-                self.memory.read(from, unsafe { std::slice::from_raw_parts_mut(to as *mut u8, len) })
+                let bytes = unsafe { std::slice::from_raw_parts_mut(to as *mut u8, len) };
+                if poisoned && bytes.iter().any(|b| *b != 0xff) {
+                    return self.stuck(Misuse::MissingSynchronization, "the target of a copy changed before it ran");
+                }
+                self.memory.read(from, bytes)
             }
             Work::Copy { to, from, len } => self.memory.copy(to, from, len),
             Work::Fill { to, value, len } => self.memory.write(to, &vec![value; len]),
@@ -267,7 +351,13 @@ impl Driver {
                 true
             }
         };
-        if held { OK } else { self.stick("a copy touches memory that is no longer there".to_owned()) }
+        if held { OK } else { self.stuck(Misuse::UseAfterFree, "memory of a copy on a stream") }
+    }
+
+    /// A misuse that shows when work runs: as after a fault, nothing works any more.
+    fn stuck(&mut self, kind: Misuse, detail: &str) -> Code {
+        self.sticky = ILLEGAL_ADDRESS;
+        self.misuse(kind, detail, ILLEGAL_ADDRESS)
     }
 
     /// Runs the stream that holds an event until the event is reached.

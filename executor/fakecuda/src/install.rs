@@ -47,6 +47,12 @@ pub fn install() -> Result<Installed, String> {
 }
 
 impl Installed {
+    /// True when the stand-in has this function of the driver's API.
+    pub fn has(self, name: &CStr) -> bool {
+        // SAFETY: the library is loaded.
+        !unsafe { dlsym(self.0, name.as_ptr()) }.is_null()
+    }
+
     fn symbol(self, name: &CStr) -> *mut c_void {
         // SAFETY: the library is loaded.
         let symbol = unsafe { dlsym(self.0, name.as_ptr()) };

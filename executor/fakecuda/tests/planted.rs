@@ -37,12 +37,12 @@ fn swapped_pointers_are_out_of_bounds() {
 }
 
 #[test]
-fn use_after_free_is_out_of_bounds() {
+fn use_after_free() {
     let mut device = Device::new(&[PTX]);
     let (x, y) = (device.upload(&noise(64, 1)), device.empty(64));
     assert!(device.memory.free(x) && !device.memory.free(x));
     let fault = device.try_run("copy", [1, 1, 1], [64, 1, 1], &[Arg::P(x), Arg::P(y), Arg::I(64)]).unwrap_err();
-    assert_eq!(fault.kind, FaultKind::OutOfBounds);
+    assert_eq!(fault.kind, FaultKind::UseAfterFree);
 }
 
 #[test]

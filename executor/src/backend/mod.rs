@@ -118,6 +118,12 @@ pub trait Model: Send + Sync {
 pub trait Worker {
     /// Outputs of each row, in order. Rows fit the signature: who calls has validated them.
     fn run(&mut self, batch: &[&Row]) -> Result<Vec<Row>, InferError>;
+
+    /// After a run that failed: why it was the engine that failed and not a row, where it was. The instance is then
+    /// given up, and its requests go to others.
+    fn broken(&self) -> Option<String> {
+        None
+    }
 }
 
 /// A model file could not be loaded.

@@ -47,4 +47,8 @@ impl Worker for SlowedWorker {
         std::thread::sleep(least.saturating_sub(begin.elapsed()));
         result
     }
+
+    fn broken(&self) -> Option<String> {
+        self.worker.broken()
+    }
 }

@@ -32,6 +32,26 @@ fn the_nearest_deadline_goes_first() {
 }
 
 #[test]
+fn what_is_put_back_is_taken_again_and_keeps_its_order() {
+    let mut q = queue(10, 2, 0);
+    let ordered = |item, deadline| Entry { order: Some(7), ..entry(item, deadline) };
+    for (item, deadline) in [(1, 500), (2, 400)] {
+        q.push(0, ordered(item, deadline), BUSY).unwrap();
+    }
+    q.push(0, entry(3, 450), BUSY).unwrap();
+    let taken = q.take(0);
+    assert_eq!(items(&taken), [3, 1], "2 is behind 1");
+    let (len, rows) = (q.len(), q.rows());
+    for entry in taken.batch {
+        q.put_back(entry);
+    }
+    assert_eq!((q.len(), q.rows()), (len + 2, rows + 2));
+    assert_eq!(items(&q.take(0)), [3, 1], "2 is still behind 1");
+    q.finished(Some(7));
+    assert_eq!(items(&q.take(0)), [2]);
+}
+
+#[test]
 fn each_refusal_has_its_reason() {
     let mut q = queue(2, 1, 0);
     assert_eq!(q.push(10, entry(1, 9), IDLE).unwrap_err().reason, Reason::DeadlinePast);

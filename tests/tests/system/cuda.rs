@@ -176,3 +176,40 @@ async fn instances_follow_the_plan_over_apache_kafka() {
         instances_follow_the_plan(brokers).await;
     }
 }
+
+/// `barista doctor` with a `libcuda.so.1` and settings of the stand-in: the line about CUDA, and the JSON.
+fn doctor(library: impl FnOnce(&std::path::Path), env: &[(&str, &str)]) -> (String, Value) {
+    let folder = tempfile::tempdir().unwrap();
+    library(&folder.path().join("libcuda.so.1"));
+    let run = |args: &[&str]| {
+        let mut command = std::process::Command::new(tests::barista());
+        command.args(args).env("LD_LIBRARY_PATH", folder.path()).envs(env.iter().copied()).current_dir(folder.path());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let text = run(&["doctor"]);
+    let line = text.lines().find(|l| l.contains("cuda")).unwrap_or_else(|| panic!("no line about CUDA in\n{text}"));
+    (line.to_owned(), serde_json::from_str::<Value>(&run(&["doctor", "--json"])).unwrap()["cuda"].clone())
+}
+
+#[test]
+fn doctor_says_what_it_finds_of_cuda_and_why_it_is_off() {
+    let stand_in = |at: &std::path::Path| std::os::unix::fs::symlink(fakecuda::library().unwrap(), at).unwrap();
+    let (line, json) = doctor(stand_in, &[]);
+    assert!(line.contains("fakecuda PTX interpreter, driver for CUDA 12.2, 1.0 GiB"), "{line}");
+    assert_eq!((json["available"].as_bool(), json["memory_gib"].as_f64()), (Some(true), Some(1.0)));
+    for (env, reason) in [
+        (("FAKECUDA_INIT", "999"), "cuInit = 999"),
+        (("FAKECUDA_VERSION", "11040"), "is for CUDA 11.4"),
+        (("FAKECUDA_DEVICES", "0"), "finds no device"),
+        (("FAKECUDA_CAPABILITY", "61"), "has compute capability 6.1"),
+    ] {
+        let (line, json) = doctor(stand_in, &[env]);
+        assert!(line.contains("off, because") && line.contains(reason), "{line}");
+        assert_eq!(json["available"], false);
+        assert!(json["reason"].as_str().unwrap().contains(reason), "{json}");
+    }
+    let (line, _) = doctor(|at| std::fs::write(at, "no library").unwrap(), &[]);
+    assert!(line.contains("off, because the NVIDIA driver cannot be loaded"), "{line}");
+}

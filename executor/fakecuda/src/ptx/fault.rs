@@ -7,6 +7,8 @@ use std::fmt;
 pub enum FaultKind {
     /// An access outside every live buffer, or outside the block's shared memory.
     OutOfBounds,
+    /// An access to a buffer that was given back.
+    UseAfterFree,
     /// An address that is no multiple of the access size.
     Misaligned,
     /// A read of memory nobody has written.

@@ -1,6 +1,7 @@
 //! Device memory: buffers at invented addresses, so that the host cannot read through a device pointer by mistake.
 
 use super::fault::FaultKind;
+use std::collections::BTreeMap;
 
 /// Distance between the ends of two buffers: an index that runs past one does not land in the next.
 const GUARD: u64 = 1 << 16;
@@ -34,6 +35,8 @@ pub(crate) struct Buffer {
 pub struct Memory {
     pub(crate) buffers: Vec<Buffer>,
     next: u64,
+    /// Buffers that were given back: addresses are never used again. First byte and length.
+    freed: BTreeMap<u64, usize>,
     /// Counts barriers and launches; never goes back, so that old touches are recognised.
     pub(crate) phase: u32,
     /// First phase of the launch that runs.
@@ -65,8 +68,21 @@ impl Memory {
     /// Gives a buffer back; false when none begins at `base`.
     pub fn free(&mut self, base: u64) -> bool {
         let Ok(at) = self.buffers.binary_search_by_key(&base, |b| b.base) else { return false };
-        self.live -= self.buffers.remove(at).bytes.len();
+        let len = self.buffers.remove(at).bytes.len();
+        self.live -= len;
+        self.freed.insert(base, len);
         true
+    }
+
+    /// True when an address lies in a buffer that was given back.
+    pub fn was_freed(&self, address: u64) -> bool {
+        self.freed.range(..=address).next_back().is_some_and(|(base, len)| address - base < *len as u64)
+    }
+
+    /// True when all of these bytes were written.
+    pub(crate) fn is_written(&self, address: u64, len: usize) -> bool {
+        self.find(address, len)
+            .is_some_and(|(at, offset)| self.buffers[at].written[offset..offset + len].iter().all(|w| *w))
     }
 
     /// The buffer that holds `len` bytes at `address`, and their offset in it.

@@ -440,8 +440,10 @@ impl Machine<'_> {
                     (offset.checked_add(size)? <= b.bytes.len()).then_some((near, offset))
                 });
                 let Some((at, offset)) = hit.or_else(|| self.memory.find(address, size)) else {
+                    let freed = self.memory.was_freed(address);
+                    let kind = if freed { FaultKind::UseAfterFree } else { FaultKind::OutOfBounds };
                     let detail = self.where_is(address, size);
-                    return Err(self.fault(FaultKind::OutOfBounds, ins.line, thread, detail));
+                    return Err(self.fault(kind, ins.line, thread, detail));
                 };
                 self.near[pc] = at;
                 (Some(at), offset)

@@ -155,14 +155,20 @@ impl Device {
 
     /// Allocates all of these sizes (in 32-bit words) or nothing; refuses what would overflow the device.
     pub(crate) fn allocate(self: &Arc<Self>, sizes: &[usize]) -> Result<Vec<Buffer>, CudaError> {
-        self.bind()?;
         let _admission = self.admission.lock().unwrap_or_else(PoisonError::into_inner);
+        self.admit(sizes)?;
+        sizes.iter().map(|words| Buffer::new(self.clone(), *words)).collect()
+    }
+
+    /// An error when these sizes (in 32-bit words) would overflow the device now.
+    pub(crate) fn admit(&self, sizes: &[usize]) -> Result<(), CudaError> {
+        self.bind()?;
         let (free, _) = result::mem_get_info().map_err(|e| self.error("asking for free memory", e))?;
         let (needed, free) = (sizes.iter().map(|n| 4 * *n as u64).sum::<u64>(), free as u64);
         if needed + self.reserve > free {
             return Err(CudaError::Memory { needed, free, reserve: self.reserve });
         }
-        sizes.iter().map(|words| Buffer::new(self.clone(), *words)).collect()
+        Ok(())
     }
 }
 

@@ -19,27 +19,41 @@ pub mod lower;
 pub mod plan;
 pub mod probe;
 pub mod roofline;
+mod worker;
 
 pub use plan::Layout;
 pub use probe::{Probe, probe};
 
 use super::cuts::Cuts;
 use super::tract::{Fault, read_model};
-use super::{Backend, InferError, LoadError, LoadOptions, Model, Row, Signature, Worker, panic_message};
-use driver::{Buffer, CudaError, Device, Graph, Pinned, Stream};
-use plan::{At, Constants, Plan, Slot};
+use super::{Backend, InferError, LoadError, LoadOptions, Model, Signature, Worker, panic_message};
+use driver::{Buffer, CudaError, Device};
+use plan::{Constants, Plan};
 use roofline::T4;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use worker::CudaWorker;
 
 const NAME: &str = "cuda";
+
+/// How a worker runs a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Execution {
+    /// One launch of a graph that was captured when the worker was made.
+    #[default]
+    Graph,
+    /// Each copy and each kernel by itself: for tests, which compare the two, and for tools that look at single
+    /// kernels.
+    Eager,
+}
 
 /// Our kernels on the first NVIDIA device. Starts the driver with the first model it loads.
 #[derive(Debug, Default)]
 pub struct CudaBackend {
     device: Mutex<Option<Arc<Device>>>,
     layout: Layout,
+    execution: Execution,
 }
 
 /// A model lowered for some batch sizes, and what it needs on the device.
@@ -56,7 +70,12 @@ pub struct Lowered {
 impl CudaBackend {
     /// A backend that lays out activations in a given way.
     pub fn with_layout(layout: Layout) -> Self {
-        CudaBackend { device: Mutex::default(), layout }
+        CudaBackend { layout, ..CudaBackend::default() }
+    }
+
+    /// A backend whose workers run batches in a given way.
+    pub fn with_execution(execution: Execution) -> Self {
+        CudaBackend { execution, ..CudaBackend::default() }
     }
 
     /// Device memory in buffers of this backend, bytes; 0 before the first model.
@@ -110,7 +129,7 @@ impl Backend for CudaBackend {
         let lowered = lower_file(path, options, self.layout)?;
         let device = self.device()?;
         let failed = |e: CudaError| LoadError::NoBackend(format!("model {}: {e}", path.display()));
-        Ok(Arc::new(CudaModel::new(device, lowered).map_err(failed)?))
+        Ok(Arc::new(CudaModel::new(device, lowered, self.execution).map_err(failed)?))
     }
 }
 
@@ -120,6 +139,7 @@ struct CudaModel {
     batches: Vec<usize>,
     shared: Arc<Shared>,
     cuts: Cuts,
+    execution: Execution,
 }
 
 /// What all workers of a model use.
@@ -129,19 +149,23 @@ struct Shared {
 }
 
 impl CudaModel {
-    fn new(device: Arc<Device>, lowered: Lowered) -> Result<Self, CudaError> {
+    fn new(device: Arc<Device>, lowered: Lowered, execution: Execution) -> Result<Self, CudaError> {
         let Lowered { signature, plans, constants } = lowered;
         let sizes: Vec<usize> = constants.all().iter().map(|c| c.len()).collect();
         let buffers = device.allocate(&sizes)?;
         for (buffer, words) in buffers.iter().zip(constants.all()) {
             buffer.upload(words)?;
         }
+        // A model without room for one worker is refused now, not when its first request comes.
+        let arenas: Vec<usize> = plans.iter().map(|p| p.arena).collect();
+        device.admit(&arenas)?;
         // No device is the same as another, but which batch size pays depends little on which.
         let timed: Vec<(usize, f64)> = plans.iter().map(|p| (p.batch, roofline::estimate(p, &T4).likely_us)).collect();
         let cuts = Cuts::new(&timed)
             .ok_or_else(|| CudaError::Driver { what: "making a plan", code: "there is none".to_owned() })?;
         let batches = plans.iter().map(|p| p.batch).collect();
-        Ok(CudaModel { device, signature, batches, shared: Arc::new(Shared { plans, constants: buffers }), cuts })
+        let shared = Arc::new(Shared { plans, constants: buffers });
+        Ok(CudaModel { device, signature, batches, shared, cuts, execution })
     }
 }
 
@@ -157,111 +181,5 @@ impl Model for CudaModel {
     fn worker(&self) -> Result<Box<dyn Worker>, InferError> {
         let worker = CudaWorker::new(self).map_err(|e| InferError(e.to_string()))?;
         Ok(Box::new(worker))
-    }
-}
-
-/// One stream with the graphs of all batch sizes. Fields are dropped in this order: graphs before what they touch.
-struct CudaWorker {
-    lanes: Vec<Lane>,
-    stream: Stream,
-    shared: Arc<Shared>,
-    cuts: Cuts,
-    input_widths: Vec<usize>,
-    output_widths: Vec<usize>,
-}
-
-/// A batch size of a worker.
-struct Lane {
-    graph: Graph,
-    inputs: Vec<Pinned>,
-    outputs: Vec<Pinned>,
-    /// Memory the graph works on; held, not touched.
-    _arena: Buffer,
-    batch: usize,
-}
-
-impl CudaWorker {
-    fn new(model: &CudaModel) -> Result<Self, CudaError> {
-        let stream = Stream::new(&model.device)?;
-        let arenas: Vec<usize> = model.shared.plans.iter().map(|p| p.arena).collect();
-        let arenas = model.device.allocate(&arenas)?;
-        let mut lanes = Vec::new();
-        for (plan, arena) in model.shared.plans.iter().zip(arenas) {
-            lanes.push(Lane::new(model, plan, arena, &stream)?);
-        }
-        stream.wait()?;
-        let widths = |specs: &[super::TensorSpec]| specs.iter().map(super::TensorSpec::elements).collect();
-        Ok(CudaWorker {
-            lanes,
-            stream,
-            shared: model.shared.clone(),
-            cuts: model.cuts.clone(),
-            input_widths: widths(&model.signature.inputs),
-            output_widths: widths(&model.signature.outputs),
-        })
-    }
-
-    fn run_lane(&mut self, lane: usize, part: &[&Row], rows: &mut Vec<Row>) -> Result<(), CudaError> {
-        let lane = &mut self.lanes[lane];
-        for (i, (pinned, width)) in lane.inputs.iter_mut().zip(&self.input_widths).enumerate() {
-            let to = pinned.slice_mut();
-            for r in 0..lane.batch {
-                // A batch that is not full repeats its last row.
-                let row = &part[r.min(part.len() - 1)][i];
-                to[r * width..(r + 1) * width].copy_from_slice(row);
-            }
-        }
-        self.stream.replay(&lane.graph)?;
-        self.stream.wait()?;
-        let start = rows.len();
-        rows.resize_with(start + part.len(), || Vec::with_capacity(self.output_widths.len()));
-        for (pinned, width) in lane.outputs.iter().zip(&self.output_widths) {
-            for (row, values) in rows[start..].iter_mut().zip(pinned.slice().chunks_exact(*width)) {
-                row.push(values.to_vec());
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Lane {
-    fn new(model: &CudaModel, plan: &Plan, arena: Buffer, stream: &Stream) -> Result<Self, CudaError> {
-        let device = &model.device;
-        let elements =
-            |specs: &[super::TensorSpec]| -> Vec<usize> { specs.iter().map(|s| s.elements() * plan.batch).collect() };
-        let pinned =
-            |sizes: Vec<usize>| sizes.into_iter().map(|n| Pinned::new(device, n)).collect::<Result<Vec<_>, _>>();
-        let inputs = pinned(elements(&model.signature.inputs))?;
-        let mut outputs = pinned(elements(&model.signature.outputs))?;
-        let constants = &model.shared.constants;
-        let resolve = |at: At| match at.slot {
-            Slot::Buffer(b) => arena.at(plan.offsets[b] + at.offset),
-            Slot::Constant(c) => constants[c].at(at.offset),
-        };
-        let graph = stream.capture(|| {
-            for (slot, from) in plan.inputs.iter().zip(&inputs) {
-                stream.upload(resolve((*slot).into()), from)?;
-            }
-            for step in &plan.steps {
-                stream.launch(&step.call.launch(), resolve)?;
-            }
-            for (slot, to) in plan.outputs.iter().zip(&mut outputs) {
-                stream.download(to, resolve((*slot).into()))?;
-            }
-            Ok(())
-        })?;
-        Ok(Lane { graph, inputs, outputs, _arena: arena, batch: plan.batch })
-    }
-}
-
-impl Worker for CudaWorker {
-    fn run(&mut self, batch: &[&Row]) -> Result<Vec<Row>, InferError> {
-        debug_assert_eq!(self.shared.plans.len(), self.lanes.len(), "one lane a plan");
-        let mut rows = Vec::with_capacity(batch.len());
-        for (lane, taken) in self.cuts.runs(batch.len()) {
-            let part = &batch[rows.len()..rows.len() + taken];
-            self.run_lane(lane, part, &mut rows).map_err(|e| InferError(e.to_string()))?;
-        }
-        Ok(rows)
     }
 }

@@ -21,13 +21,13 @@ pub struct Figures {
     pub processors: u32,
 }
 
-/// NVIDIA T4 datasheet (2019): 320 GB/s, 8.1 TFLOPS, 40 multiprocessors.
+/// NVIDIA T4: 320 GB/s, 8.1 TFLOPS, 40 multiprocessors. Sources of all four: `docs/cuda.md`.
 pub const T4: Figures = Figures { name: "T4", gb_per_s: 320.0, tflops: 8.1, processors: 40 };
-/// NVIDIA L4 datasheet (2023): 300 GB/s, 30.3 TFLOPS, 58 multiprocessors.
+/// NVIDIA L4: 300 GB/s, 30.3 TFLOPS, 58 multiprocessors.
 pub const L4: Figures = Figures { name: "L4", gb_per_s: 300.0, tflops: 30.3, processors: 58 };
-/// NVIDIA A100 80GB PCIe datasheet (2021): 1,935 GB/s, 19.5 TFLOPS, 108 multiprocessors.
+/// NVIDIA A100 80 GB PCIe: 1,935 GB/s, 19.5 TFLOPS, 108 multiprocessors.
 pub const A100: Figures = Figures { name: "A100", gb_per_s: 1935.0, tflops: 19.5, processors: 108 };
-/// NVIDIA H100 SXM datasheet (2023): 3,350 GB/s, 67 TFLOPS, 132 multiprocessors.
+/// NVIDIA H100 SXM: 3,350 GB/s, 67 TFLOPS, 132 multiprocessors.
 pub const H100: Figures = Figures { name: "H100", gb_per_s: 3350.0, tflops: 67.0, processors: 132 };
 
 /// All devices with figures here.

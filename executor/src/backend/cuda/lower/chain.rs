@@ -24,9 +24,7 @@ enum Op {
     Sub,
     Rsub,
     Mul,
-    Div,
-    Rdiv,
-    Max,
+    Max = 7,
     Min,
     Pow,
     Rpow,
@@ -210,22 +208,41 @@ impl Lowering<'_> {
         Ok(true)
     }
 
-    /// Makes a constant that is added to each row of a product part of it.
+    /// Makes a constant that is added to each column or each row of a product part of it.
     fn join_bias(&mut self, node: &TypedNode, product: OutletId, added: OutletId) -> Lowered<bool> {
         let (Some(values), shape) = (self.known(added)?, self.shape(product)?) else { return Ok(false) };
-        let (added, last) = (self.shape(added)?, shape.last().copied().unwrap_or(0));
-        let per_column = added.last() == Some(&last) && added.iter().product::<usize>() == last;
         let same = self.shape(OutletId::new(node.id, 0))? == shape;
-        let Some(slot) = self.sole_product(product)?.filter(|_| per_column && same) else { return Ok(false) };
+        let Some(axis) = varying_axis(&self.shape(added)?, &shape).filter(|_| same) else { return Ok(false) };
+        let Some(slot) = self.sole_product(product)? else { return Ok(false) };
+        let outer: usize = shape[..axis].iter().product();
+        let inner: usize = shape[axis + 1..].iter().product();
         let step = self.writers[&slot];
-        let Call::Gemm { bias, bias_kind, act: Activation::None, n, .. } = &mut self.steps[step].call else {
-            return Ok(false);
-        };
-        if bias.is_some() || *n != last {
-            return Ok(false);
+        match self.steps[step].call.clone() {
+            Call::Gemm { bias: None, act: Activation::None, m, n, batch, .. } => {
+                let kind = if inner == 1 && shape[axis] == n {
+                    Bias::Column
+                } else if (outer, shape[axis], inner) == (batch, m, n) {
+                    Bias::Row
+                } else {
+                    return Ok(false);
+                };
+                let joined = Some(self.constants.floats(&values));
+                if let Call::Gemm { bias, bias_kind, .. } = &mut self.steps[step].call {
+                    (*bias, *bias_kind) = (joined, kind);
+                }
+            }
+            Call::Conv1x1 { bias: Slot::Constant(old), act: Activation::None, n, co, places, .. }
+                if (outer, shape[axis], inner) == (n, co, places) =>
+            {
+                let old = self.constants.all()[old].iter().map(|w| f32::from_bits(*w));
+                let sum: Vec<f32> = old.zip(&values).map(|(a, b)| a + b).collect();
+                let joined = self.padded(&sum);
+                if let Call::Conv1x1 { bias, .. } = &mut self.steps[step].call {
+                    *bias = joined;
+                }
+            }
+            _ => return Ok(false),
         }
-        *bias = Some(self.constants.floats(&values));
-        *bias_kind = Bias::Column;
         self.set(node, 0, Value::Ready(slot));
         Ok(true)
     }
@@ -295,6 +312,15 @@ fn broadcast(from: &[usize], to: &[usize]) -> Lowered<Vec<usize>> {
     Ok(walk)
 }
 
+/// The axis of `to` along which a tensor that is broadcast to it varies, where it is one and all of that axis. A single
+/// number varies along a last axis of size 1.
+fn varying_axis(from: &[usize], to: &[usize]) -> Option<usize> {
+    let missing = to.len().checked_sub(from.len())?;
+    let mut varying = from.iter().enumerate().filter(|(_, n)| **n != 1);
+    let Some((axis, n)) = varying.next() else { return to.last().filter(|n| **n == 1).map(|_| to.len() - 1) };
+    (varying.next().is_none() && to[missing + axis] == *n).then_some(missing + axis)
+}
+
 fn activation(op: Op) -> Option<Activation> {
     match op {
         Op::Sigmoid => Some(Activation::Sigmoid),
@@ -309,9 +335,7 @@ fn binary(name: &str) -> Option<(Op, Op)> {
     Some(match name {
         "Add" => (Op::Add, Op::Add),
         "Sub" => (Op::Sub, Op::Rsub),
-        "SubF" => (Op::Rsub, Op::Sub),
         "Mul" => (Op::Mul, Op::Mul),
-        "Div" => (Op::Div, Op::Rdiv),
         "Max" => (Op::Max, Op::Max),
         "Min" => (Op::Min, Op::Min),
         "Pow" => (Op::Pow, Op::Rpow),

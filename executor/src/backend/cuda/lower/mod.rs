@@ -11,7 +11,7 @@ mod window;
 
 use super::plan::{Call, Constants, Layout, Plan, Slot, Step};
 use chain::Chain;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::ops::konst::Const;
@@ -21,6 +21,58 @@ use tract_onnx::tract_core::ops::source::TypedSource;
 const MAX_ELEMENTS: usize = i32::MAX as usize;
 /// Largest number of blocks in the second and third direction of a grid.
 const MAX_GRID_YZ: u32 = 65_535;
+
+/// The allow-list: operators of a decluttered model, as tract calls them, besides constants and inputs. Each has models
+/// in the conformance suite (`tests/cuda_conformance.rs`).
+pub const OPERATORS: [&str; 47] = [
+    "Abs",
+    "Add",
+    "AddAxis",
+    "Ceil",
+    "Concat",
+    "Conv",
+    "Downsample",
+    "EinSum",
+    "Erf",
+    "Exp",
+    "Floor",
+    "GeluApproximate",
+    "GeluExact",
+    "GruSeq",
+    "HardSwish",
+    "LeakyRelu",
+    "Ln",
+    "Max",
+    "MaxPool",
+    "Min",
+    "MoveAxis",
+    "Mul",
+    "MultiBroadcastTo",
+    "Neg",
+    "Pad",
+    "Pow",
+    "PowConst",
+    "Recip",
+    "Reduce<Max>",
+    "Reduce<MeanOfSquares>",
+    "Reduce<Min>",
+    "Reduce<Prod>",
+    "Reduce<Sum>",
+    "Reshape",
+    "RmAxis",
+    "RmsNorm",
+    "Rsqrt",
+    "Sigmoid",
+    "Sign",
+    "Silu",
+    "Slice",
+    "Softmax",
+    "Sqrt",
+    "Square",
+    "Sub",
+    "SumPool",
+    "Tanh",
+];
 
 /// Why a model stays on the CPU.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +110,8 @@ struct Lowering<'a> {
     writers: HashMap<Slot, usize>,
     /// Node that is being lowered.
     node: String,
+    /// Operators lowered so far.
+    operators: BTreeSet<String>,
 }
 
 /// Lowers a decluttered model whose shapes are all concrete.
@@ -70,6 +124,7 @@ pub fn lower(model: &TypedModel, batch: usize, constants: &mut Constants, layout
         values: HashMap::new(),
         writers: HashMap::new(),
         node: String::new(),
+        operators: BTreeSet::new(),
     };
     let whole = |detail: String| Unsupported { operator: "model".to_owned(), node: "-".to_owned(), detail };
     let order = model.eval_order().map_err(|e| whole(format!("{e:#}")))?;
@@ -103,10 +158,14 @@ impl Lowering<'_> {
             self.set(node, 0, Value::Ready(slot));
             return Ok(());
         }
+        if !OPERATORS.contains(&&*node.op.name()) {
+            return Err("not in the list of operators this backend has".to_owned());
+        }
         if self.chain_node(node)? || self.tensor_node(node)? || self.window_node(node)? || self.shape_node(node)? {
+            self.operators.insert(node.op.name().into_owned());
             return Ok(());
         }
-        Err("not in the list of operators this backend has".to_owned())
+        Err("in the list of operators, but nothing lowers it".to_owned())
     }
 
     fn finish(mut self, batch: usize, layout: Layout) -> Lowered<Plan> {
@@ -120,8 +179,16 @@ impl Lowering<'_> {
                 return Err(format!("node {} needs a grid of {grid:?}", step.node));
             }
         }
-        let mut plan =
-            Plan { batch, buffers: self.buffers, steps: self.steps, inputs, outputs, offsets: Vec::new(), arena: 0 };
+        let mut plan = Plan {
+            batch,
+            operators: self.operators,
+            buffers: self.buffers,
+            steps: self.steps,
+            inputs,
+            outputs,
+            offsets: Vec::new(),
+            arena: 0,
+        };
         plan.drop_unread();
         plan.lay_out(layout);
         Ok(plan)

@@ -5,9 +5,8 @@ use super::{Lowered, Lowering, Value, coalesce, floats, strides};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::DimLike;
 use tract_onnx::tract_core::ops::array::{MultiBroadcastTo, Pad, PadMode, Slice, TypedConcat};
-use tract_onnx::tract_core::ops::cast::Cast;
 use tract_onnx::tract_core::ops::change_axes::AxisOp;
-use tract_onnx::tract_core::ops::identity::Identity;
+use tract_onnx::tract_core::ops::downsample::Downsample;
 
 /// Dimensions the copying kernel walks.
 const MAX_DIMS: usize = 6;
@@ -16,10 +15,7 @@ impl Lowering<'_> {
     /// Lowers the operators of this file; false for others.
     pub(super) fn shape_node(&mut self, node: &TypedNode) -> Lowered<bool> {
         let output = OutletId::new(node.id, 0);
-        if node.op_is::<Identity>() || node.op_is::<Cast>() {
-            let slot = self.alias(node.inputs[0])?;
-            self.set(node, 0, Value::Ready(slot));
-        } else if let Some(op) = node.op_as::<AxisOp>() {
+        if let Some(op) = node.op_as::<AxisOp>() {
             let (shape, slot) = (self.shape(node.inputs[0])?, self.alias(node.inputs[0])?);
             let slot = match op {
                 AxisOp::Move(from, to) => {
@@ -58,6 +54,15 @@ impl Lowering<'_> {
             let (slot, walk) = (self.slot(node.inputs[0])?, strides(&from));
             let y = self.buffer(&to)?;
             self.copy(&to, (At { slot, offset: start * walk[op.axis] }, &walk), (y.into(), &strides(&to)))?;
+            self.set(node, 0, Value::Ready(y));
+        } else if let Some(op) = node.op_as::<Downsample>() {
+            let step = usize::try_from(op.stride).map_err(|_| "a step backwards".to_owned())?;
+            let (from, to) = (self.shape(node.inputs[0])?, self.shape(output)?);
+            let (slot, mut walk) = (self.slot(node.inputs[0])?, strides(&from));
+            let offset = op.modulo * walk[op.axis];
+            walk[op.axis] *= step;
+            let y = self.buffer(&to)?;
+            self.copy(&to, (At { slot, offset }, &walk), (y.into(), &strides(&to)))?;
             self.set(node, 0, Value::Ready(y));
         } else if let Some(op) = node.op_as::<Pad>() {
             let PadMode::Constant(value) = &op.mode else {

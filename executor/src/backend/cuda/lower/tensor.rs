@@ -41,6 +41,9 @@ impl Lowering<'_> {
         if op.q_params.is_some() {
             return Err("quantised".to_owned());
         }
+        if self.pointwise(node, op)? {
+            return Ok(());
+        }
         let (shape_a, shape_b, shape_c) = (self.shape(a)?, self.shape(b)?, self.shape(OutletId::new(node.id, 0))?);
         let mut roles = Roles::default();
         for axis in op.axes.iter_all_axes() {

@@ -1,10 +1,12 @@
 //! Convolutions and pooling.
 
-use super::super::plan::{Activation, Bias, Call, Pooling, Window};
+use super::super::plan::{Activation, Bias, Call, Pooling, Slot, Window};
 use super::tensor::transposed;
 use super::{Lowered, Lowering, Value};
 use tract_onnx::prelude::*;
+use tract_onnx::tract_core::internal::InOut;
 use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat, MaxPool, PaddingSpec, PoolSpec, SumPool};
+use tract_onnx::tract_core::ops::einsum::EinSum;
 
 /// Outputs from which on the direct 3×3 kernel fills its 16 × 16 tiles well enough.
 const DIRECT_PLACES: usize = 64;
@@ -100,10 +102,8 @@ impl Lowering<'_> {
         } else if plain && v.kernel == [3, 3] && matches!(v.stride, [1, 1] | [2, 2]) && v.places() >= DIRECT_PLACES {
             let (w, bias) = (self.eights(&w, v.co), self.padded(&bias));
             self.push_writing(y, Call::Conv3x3 { x: x.into(), w, bias, y: y.into(), window: v, act });
-        } else if plain && one && v.places() < PRODUCT_PLACES {
-            let (w, bias) = (self.eights(&w, v.co), self.padded(&bias));
-            let (n, ci, co, places) = (v.n, v.ci, v.co, v.places());
-            self.push_writing(y, Call::Conv1x1 { x: x.into(), w, bias, y: y.into(), n, ci, co, places, act });
+        } else if plain && one {
+            self.push_pointwise(x, &w, Some(&bias), y, [v.n, v.ci, v.co, v.places()]);
         } else {
             let rows = per_group * taps;
             let b = if one {
@@ -137,8 +137,49 @@ impl Lowering<'_> {
         Ok(())
     }
 
+    /// A product of `[n…, ci, places…]` with a constant of two axes that puts `co` where `ci` was: what tract makes of a
+    /// 1×1 convolution. Lowered as one, it needs no transposition of the pictures. False for other products.
+    pub(super) fn pointwise(&mut self, node: &TypedNode, op: &EinSum) -> Lowered<bool> {
+        for (xi, wi) in [(0, 1), (1, 0)] {
+            let (x, w) = (node.inputs[xi], node.inputs[wi]);
+            let (shape, w_shape) = (self.shape(x)?, self.shape(w)?);
+            let Some(weights) = self.known(w)?.filter(|_| w_shape.len() == 2) else { continue };
+            let Some((axis, i_first)) = replaced_axis(op, xi, wi, shape.len()) else { continue };
+            let (ci, co) = if i_first { (w_shape[0], w_shape[1]) } else { (w_shape[1], w_shape[0]) };
+            let (n, places): (usize, usize) = (shape[..axis].iter().product(), shape[axis + 1..].iter().product());
+            if shape[axis] != ci || places == 1 {
+                continue;
+            }
+            let weights = if i_first { transposed(&weights, ci, co) } else { weights };
+            let output = self.shape(OutletId::new(node.id, 0))?;
+            let (x, y) = (self.slot(x)?, self.buffer(&output)?);
+            self.push_pointwise(x, &weights, None, y, [n, ci, co, places]);
+            self.set(node, 0, Value::Ready(y));
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// `y[n, co, p] = Σ w[co, ci] x[n, ci, p] + bias[co]`.
+    fn push_pointwise(&mut self, x: Slot, w: &[f32], bias: Option<&[f32]>, y: Slot, sizes: [usize; 4]) {
+        let [n, ci, co, places] = sizes;
+        let act = Activation::None;
+        let call = if places < PRODUCT_PLACES {
+            let zeros = vec![0.0; co];
+            let (w, bias) = (self.eights(w, co), self.padded(bias.unwrap_or(&zeros)));
+            Call::Conv1x1 { x: x.into(), w, bias, y: y.into(), n, ci, co, places, act }
+        } else {
+            let (a, bias) = (self.constants.floats(w), bias.map(|b| self.constants.floats(b)));
+            let bias_kind = if bias.is_some() { Bias::Row } else { Bias::None };
+            let (m, k, n, batch) = (co, ci, places, n);
+            let (a, b, c) = (a.into(), x.into(), y.into());
+            Call::Gemm { a, b, bias, c, m, n, k, batch, a_mod: 1, b_mod: batch, bias_kind, act }
+        };
+        self.push_writing(y, call);
+    }
+
     /// `[co, rest]` packed as `[rest, co rounded up to 8]`.
-    fn eights(&mut self, w: &[f32], co: usize) -> super::super::plan::Slot {
+    fn eights(&mut self, w: &[f32], co: usize) -> Slot {
         let rest = w.len() / co;
         let wide = co.next_multiple_of(8);
         let mut padded = w.to_vec();
@@ -146,9 +187,26 @@ impl Lowering<'_> {
         self.constants.floats(&transposed(&padded, wide, rest))
     }
 
-    fn padded(&mut self, bias: &[f32]) -> super::super::plan::Slot {
+    /// A bias rounded up to a multiple of 8.
+    pub(super) fn padded(&mut self, bias: &[f32]) -> Slot {
         let mut padded = bias.to_vec();
         padded.resize(bias.len().next_multiple_of(8), 0.0);
         self.constants.floats(&padded)
     }
+}
+
+/// Where a product replaces an axis of one input by one of the other, and keeps all the rest in place: that axis, and
+/// whether the other input has the summed axis first. `x` and `w` are the places of the inputs.
+fn replaced_axis(op: &EinSum, x: usize, w: usize, rank: usize) -> Option<(usize, bool)> {
+    let (mut summed, mut made) = (None, None);
+    for axis in op.axes.iter_all_axes() {
+        match (&axis.inputs[x][..], &axis.inputs[w][..], &axis.outputs[0][..]) {
+            ([from], [], [to]) if from == to => (),
+            ([at], [in_w], []) if summed.is_none() => summed = Some((*at, *in_w)),
+            ([], [_], [at]) if made.is_none() => made = Some(*at),
+            _ => return None,
+        }
+    }
+    let ((at, in_w), made) = (summed?, made?);
+    (at == made && op.axes.rank(InOut::Out(0)) == rank).then_some((at, in_w == 0))
 }
