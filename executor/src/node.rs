@@ -27,7 +27,7 @@ use crate::member::{Mode, Route, Routing, Service};
 use crate::metrics::{Metrics, ServiceLabel};
 use crate::pool::{Cores, Parts, Pool, PoolEvent};
 use crate::queue::{Limits, ServiceTime};
-use crate::reconcile::{Action, reconcile, supersedes};
+use crate::reconcile::{Action, reconcile, supersedes, wanted};
 use crate::request::{Answerer, Fault};
 use crate::stats::Stats;
 use crate::vertical::Vertical;
@@ -51,6 +51,8 @@ pub(crate) enum NodeEvent {
     Order(Order),
     /// The plan cannot be read any more.
     ControlFailed(PortError),
+    /// A model's file is in memory.
+    Cached { key: InstanceKey, generation: u64 },
     /// A model was loaded, in milliseconds, or not.
     Loaded { key: InstanceKey, generation: u64, outcome: Result<(Arc<dyn Model>, f64), LoadError> },
     /// A pool has something to say.
@@ -64,7 +66,12 @@ pub(crate) enum NodeEvent {
 /// What belongs to an instance besides its books.
 struct Extra {
     generation: u64,
+    /// Once it is loaded.
+    model: Option<Arc<dyn Model>>,
+    /// While it serves.
     pool: Option<Pool>,
+    /// When its work is drained it goes on as a standby.
+    rests: bool,
     vertical: Vertical,
     /// When its times are to be compared with the profile again.
     drift_due_ms: EpochMs,
@@ -72,7 +79,8 @@ struct Extra {
 
 /// A consumer of a service.
 struct MemberHandle {
-    /// Lowest number that no other member of the service has: part of its transactional id, so that a member takes over
+    reads: members::Reads,
+    /// Lowest number that no other member of the service that reads the same has: part of its transactional id, so that a member takes over
     /// from the one that had the number before.
     slot: usize,
     mode: watch::Sender<Mode>,
@@ -247,6 +255,11 @@ impl Node {
         match event {
             NodeEvent::Order(order) => self.on_order(order),
             NodeEvent::ControlFailed(error) => self.fail(Error::port("reading the plan", error)),
+            NodeEvent::Cached { key, generation } => {
+                if self.is_loading(&key, generation) {
+                    self.apply(&key, Event::Cached);
+                }
+            }
             NodeEvent::Loaded { key, generation, outcome } => self.on_loaded(&key, generation, outcome),
             NodeEvent::Direct(command) => self.on_direct(command),
             NodeEvent::Pool { key, generation, event } => self.on_pool(&key, generation, event),
@@ -285,10 +298,15 @@ impl Node {
         let allocation = self.allocation.as_ref().filter(|_| !self.stopping && !self.retired);
         let retry_ms = self.config.retry_load.as_ms();
         let allocation = direct::with_loaded(&self.id, allocation, &self.loaded);
+        let wanted = wanted(allocation.as_ref());
+        for (key, extra) in &mut self.extras {
+            extra.rests = wanted.get(key).is_some_and(|plan| plan.workers == 0);
+        }
         for action in reconcile(&self.instances, allocation.as_ref(), now_ms, retry_ms) {
             match action {
                 Action::CancelDrain(key) => self.cancel_drain(&key),
                 Action::Load(plan) => self.load(plan),
+                Action::Serve(key) => self.serve(&key),
                 Action::SetPlan(plan) => self.set_plan(plan),
                 Action::Drain(key) => self.drain(&key),
             }
@@ -333,8 +351,15 @@ impl Node {
         }
         self.next_generation += 1;
         let generation = self.next_generation;
-        self.extras
-            .insert(key.clone(), Extra { generation, pool: None, vertical: Vertical::default(), drift_due_ms: now_ms });
+        let extra = Extra {
+            generation,
+            model: None,
+            pool: None,
+            rests: plan.workers == 0,
+            vertical: Vertical::default(),
+            drift_due_ms: now_ms,
+        };
+        self.extras.insert(key.clone(), extra);
         self.spawn_load(key, generation, &plan);
     }
 
@@ -354,7 +379,12 @@ impl Node {
         };
         let floor = self.config.emulated_floor(&key.service);
         let (name, failed_key, failed_tell) = (format!("load-{}", key.service), key.clone(), tell.clone());
+        let events = self.events.clone();
         let thread = std::thread::Builder::new().name(name).spawn(move || {
+            // What cannot be read is for the backend to tell; what can is in the system's cache when it compiles.
+            if read_through(&path).is_ok() {
+                let _ = events.send(NodeEvent::Cached { key: key.clone(), generation });
+            }
             let outcome = catch_unwind(AssertUnwindSafe(|| backend.load(&path, &options)))
                 .unwrap_or_else(|panic| Err(LoadError::Invalid { path, detail: panic_message(panic.as_ref()) }));
             let outcome = outcome.map(|model| match floor {
@@ -368,10 +398,15 @@ impl Node {
         }
     }
 
-    fn on_loaded(&mut self, key: &InstanceKey, generation: u64, outcome: Result<(Arc<dyn Model>, f64), LoadError>) {
+    /// True while this load of the instance is wanted.
+    fn is_loading(&self, key: &InstanceKey, generation: u64) -> bool {
         let current = self.extras.get(key).is_some_and(|e| e.generation == generation);
-        let loading = self.instances.get(key).is_some_and(|i| i.state() == InstanceState::Loading);
-        if !current || !loading {
+        let loading = |i: &Instance| matches!(i.state(), InstanceState::Loading | InstanceState::Cached);
+        current && self.instances.get(key).is_some_and(loading)
+    }
+
+    fn on_loaded(&mut self, key: &InstanceKey, generation: u64, outcome: Result<(Arc<dyn Model>, f64), LoadError>) {
+        if !self.is_loading(key, generation) {
             tracing::debug!(instance = %key, "a load that was given up has ended");
             return;
         }
@@ -380,7 +415,9 @@ impl Node {
                 if self.apply(key, Event::Loaded(load_ms)) {
                     let label = ServiceLabel { service: key.service.clone() };
                     self.metrics.load_seconds.get_or_create(&label).observe(load_ms / 1e3);
-                    self.serve(key, generation, model);
+                    if let Some(extra) = self.extras.get_mut(key) {
+                        extra.model = Some(model);
+                    }
                 }
             }
             Err(error) => {
@@ -393,8 +430,14 @@ impl Node {
     }
 
     /// Starts the workers of a loaded instance and lets its service know.
-    fn serve(&mut self, key: &InstanceKey, generation: u64, model: Arc<dyn Model>) {
+    fn serve(&mut self, key: &InstanceKey) {
+        if !self.apply(key, Event::Serve) {
+            return;
+        }
         let Some(plan) = self.instances.get(key).map(|i| i.plan.clone()) else { return };
+        let Some(model) = self.model(key) else { return };
+        self.next_generation += 1;
+        let generation = self.next_generation;
         let service = self.host(&plan).service.clone();
         let events = self.events.clone();
         let told = key.clone();
@@ -420,7 +463,7 @@ impl Node {
         pool.set_workers(plan.workers.max(1));
         service.routing(|routing| routing.serve(Route { pool: pool.clone(), slo_ms: plan.slo_ms }));
         if let Some(extra) = self.extras.get_mut(key) {
-            extra.pool = Some(pool);
+            (extra.pool, extra.generation, extra.vertical) = (Some(pool), generation, Vertical::default());
         }
         self.note_instances(&plan.service, 1);
     }
@@ -453,6 +496,10 @@ impl Node {
         host
     }
 
+    fn model(&self, key: &InstanceKey) -> Option<Arc<dyn Model>> {
+        self.extras.get(key).and_then(|e| e.model.clone())
+    }
+
     fn pool(&self, key: &InstanceKey) -> Option<Pool> {
         self.extras.get(key).and_then(|e| e.pool.clone())
     }
@@ -478,6 +525,7 @@ impl Node {
         if let (Some(pool), Some(host)) = (self.pool(key), self.hosts.get(&key.service)) {
             host.service.routing(|routing| routing.drain(&pool));
             pool.set_draining(true);
+            pool.lend(0);
         }
     }
 
@@ -552,7 +600,8 @@ impl Node {
         };
         for key in state(InstanceState::Draining) {
             let Some(pool) = self.pool(&key) else { continue };
-            if pool.try_retire() && self.apply(&key, Event::Drained) {
+            let rests = self.extras.get(&key).is_some_and(|extra| extra.rests);
+            if pool.try_retire() && self.apply(&key, if rests { Event::Rest } else { Event::Drained }) {
                 self.release(&key, &pool);
                 self.note_instances(service, -1);
             }
@@ -583,6 +632,11 @@ impl Node {
             extra.pool = None;
         }
     }
+}
+
+/// Reads a file to its end, so that the system has it in memory.
+fn read_through(path: &std::path::Path) -> std::io::Result<u64> {
+    std::io::copy(&mut std::fs::File::open(path)?, &mut std::io::sink())
 }
 
 /// Service times that the plan counts on, before any are measured.

@@ -175,17 +175,68 @@ struct State {
     alive: u32,
     busy: u32,
     busy_rows: u32,
+    /// Workers that are there for background work alone.
+    lent: Lent,
     draining: bool,
     retired: bool,
 }
 
+/// Workers that idle permits are lent to; no part of what the queue counts on.
+#[derive(Debug, Default)]
+struct Lent {
+    target: u32,
+    alive: u32,
+    busy: u32,
+    busy_rows: u32,
+}
+
+/// What a worker thread is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Duty {
+    /// All requests.
+    Everything,
+    /// Background work, on a permit that is lent.
+    Background,
+}
+
 impl State {
+    fn alive(&mut self, duty: Duty) -> &mut u32 {
+        match duty {
+            Duty::Everything => &mut self.alive,
+            Duty::Background => &mut self.lent.alive,
+        }
+    }
+
+    /// True when a worker of this duty is to end.
+    fn is_surplus(&self, duty: Duty) -> bool {
+        let surplus = match duty {
+            Duty::Everything => self.alive > self.target,
+            Duty::Background => self.lent.alive > self.lent.target,
+        };
+        surplus || (self.retired && self.queue.is_empty())
+    }
+
+    /// A worker has begun (`true`) or ended a batch of so many rows.
+    fn set_busy(&mut self, duty: Duty, begins: bool, rows: u32) {
+        let (busy, busy_rows) = match duty {
+            Duty::Everything => (&mut self.busy, &mut self.busy_rows),
+            Duty::Background => (&mut self.lent.busy, &mut self.lent.busy_rows),
+        };
+        if begins {
+            *busy += 1;
+            *busy_rows += rows;
+        } else {
+            *busy -= 1;
+            *busy_rows -= rows;
+        }
+    }
+
     fn workers(&self) -> Workers {
         Workers { total: self.target, busy: self.busy, busy_rows: self.busy_rows }
     }
 
     fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.busy == 0
+        self.queue.is_empty() && self.busy == 0 && self.lent.busy == 0
     }
 }
 
@@ -193,6 +244,8 @@ struct Shared {
     parts: Parts,
     state: Mutex<State>,
     wake: Condvar,
+    /// Wakes workers that are lent; they cannot take what [`Shared::wake`] is for.
+    wake_lent: Condvar,
 }
 
 /// Workers of one instance and their queue.
@@ -218,6 +271,10 @@ pub(crate) struct Look {
     pub(crate) workers: u32,
     /// Expected service times.
     pub(crate) service_time: ServiceTime,
+    /// Rows of background work that wait, or that lent workers run.
+    pub(crate) background_rows: u64,
+    /// Workers lent to background work.
+    pub(crate) lent: u32,
 }
 
 impl Pool {
@@ -229,10 +286,11 @@ impl Pool {
             alive: 0,
             busy: 0,
             busy_rows: 0,
+            lent: Lent::default(),
             draining: false,
             retired: false,
         };
-        Pool(Arc::new(Shared { parts, state: Mutex::new(state), wake: Condvar::new() }))
+        Pool(Arc::new(Shared { parts, state: Mutex::new(state), wake: Condvar::new(), wake_lent: Condvar::new() }))
     }
 
     /// True when both are the same pool.
@@ -262,8 +320,12 @@ impl Pool {
         let (class, order, deadline_ms) = (job.class, job.order, job.deadline_ms);
         let entry = Entry { class, order, deadline_ms, rows, queued_ms: now_ms, item: job };
         state.queue.push(now_ms, entry, workers).map_err(NotTaken::Refused)?;
+        let lent = class == Class::Batch && state.lent.alive > 0;
         drop(state);
         self.0.wake.notify_one();
+        if lent {
+            self.0.wake_lent.notify_one();
+        }
         Ok(())
     }
 
@@ -277,10 +339,8 @@ impl Pool {
         let mut state = self.0.lock();
         state.target = workers;
         while state.alive < state.target && !state.retired {
-            let shared = self.0.clone();
-            let name = format!("{}-worker", shared.parts.answerer.service);
-            match std::thread::Builder::new().name(name).spawn(move || work(&shared)) {
-                Ok(_) => state.alive += 1,
+            match self.spawn(Duty::Everything) {
+                Ok(()) => state.alive += 1,
                 Err(error) => {
                     // Fewer workers than wanted still serve; none at all is a broken pool.
                     tracing::error!(%error, "cannot start a worker thread");
@@ -293,6 +353,32 @@ impl Pool {
         }
         drop(state);
         self.0.wake.notify_all();
+    }
+
+    /// Changes the number of workers that are lent for background work alone; surplus ones end after their batch.
+    pub(crate) fn lend(&self, workers: u32) {
+        let mut state = self.0.lock();
+        if state.lent.target == workers {
+            return;
+        }
+        state.lent.target = workers;
+        while state.lent.alive < workers && !state.retired {
+            match self.spawn(Duty::Background) {
+                Ok(()) => state.lent.alive += 1,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot start a worker thread for background work");
+                    break;
+                }
+            }
+        }
+        drop(state);
+        self.0.wake_lent.notify_all();
+    }
+
+    fn spawn(&self, duty: Duty) -> std::io::Result<()> {
+        let shared = self.0.clone();
+        let name = format!("{}-worker", shared.parts.answerer.service);
+        std::thread::Builder::new().name(name).spawn(move || work(&shared, duty)).map(drop)
     }
 
     /// Changes the bounds of the queue.
@@ -316,6 +402,8 @@ impl Pool {
             backlog_ms: state.queue.backlog_ms(alone),
             workers: state.target,
             service_time,
+            background_rows: state.queue.background_rows() + u64::from(state.lent.busy_rows),
+            lent: state.lent.target,
         }
     }
 
@@ -332,7 +420,7 @@ impl Pool {
         }
         let retired = state.retired;
         drop(state);
-        self.0.wake.notify_all();
+        self.0.wake_all();
         retired
     }
 
@@ -342,7 +430,7 @@ impl Pool {
         state.retired = true;
         let jobs = state.queue.remove_where(|_| true);
         drop(state);
-        self.0.wake.notify_all();
+        self.0.wake_all();
         for job in jobs {
             job.finish(Err(fault.clone()));
         }
@@ -354,29 +442,48 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn wake_all(&self) {
+        self.wake.notify_all();
+        self.wake_lent.notify_all();
+    }
+
+    fn waker(&self, duty: Duty) -> &Condvar {
+        match duty {
+            Duty::Everything => &self.wake,
+            Duty::Background => &self.wake_lent,
+        }
+    }
+
     /// Waits for a batch; `None` when this worker is to end.
-    fn next_batch(&self) -> Option<Vec<Entry<Accepted>>> {
+    fn next_batch(&self, duty: Duty) -> Option<Vec<Entry<Accepted>>> {
         let mut state = self.lock();
         loop {
-            if state.alive > state.target || (state.retired && state.queue.is_empty()) {
-                state.alive -= 1;
+            if state.is_surplus(duty) {
+                *state.alive(duty) -= 1;
                 drop(state);
                 // The wake-up that ended this one may have been meant for a job.
-                self.wake.notify_one();
+                self.waker(duty).notify_one();
                 return None;
             }
             let now_ms = self.parts.clock.now_ms();
-            let taken = state.queue.take(now_ms);
+            let taken = match duty {
+                Duty::Everything => state.queue.take(now_ms),
+                Duty::Background => state.queue.take_background(now_ms),
+            };
             if !taken.batch.is_empty() {
-                state.busy += 1;
-                state.busy_rows += rows_of(&taken.batch);
+                state.set_busy(duty, true, rows_of(&taken.batch));
             }
             if taken.shed.is_empty() && taken.batch.is_empty() {
-                state = self.wait(state, taken.ask_again_ms.map(|at| at - now_ms));
+                state = self.wait(state, duty, taken.ask_again_ms.map(|at| at - now_ms));
                 continue;
             }
             let idle = state.draining && state.is_idle();
+            // What was ahead of background work may be gone now.
+            let lent = state.lent.alive > 0 && state.queue.background_rows() > 0;
             drop(state);
+            if lent {
+                self.wake_lent.notify_one();
+            }
             for refusal in taken.shed {
                 refusal.item.finish(Err(Fault { reason: refusal.reason, detail: refusal.detail }));
             }
@@ -390,21 +497,21 @@ impl Shared {
         }
     }
 
-    fn wait<'a>(&'a self, state: MutexGuard<'a, State>, for_ms: Option<i64>) -> MutexGuard<'a, State> {
+    fn wait<'a>(&'a self, state: MutexGuard<'a, State>, duty: Duty, for_ms: Option<i64>) -> MutexGuard<'a, State> {
+        let waker = self.waker(duty);
         match for_ms {
-            None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+            None => waker.wait(state).unwrap_or_else(PoisonError::into_inner),
             Some(ms) => {
                 let timeout = Duration::from_millis(ms.max(0).unsigned_abs());
-                self.wake.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
+                waker.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
             }
         }
     }
 
     /// A worker has finished its batch: `orders` are the order keys of its requests.
-    fn batch_done(&self, rows: u32, orders: &[Option<u64>]) {
+    fn batch_done(&self, duty: Duty, rows: u32, orders: &[Option<u64>]) {
         let mut state = self.lock();
-        state.busy -= 1;
-        state.busy_rows -= rows;
+        state.set_busy(duty, false, rows);
         for order in orders {
             state.queue.finished(*order);
         }
@@ -421,7 +528,7 @@ fn rows_of(batch: &[Entry<Accepted>]) -> u32 {
 }
 
 /// A worker thread.
-fn work(shared: &Shared) {
+fn work(shared: &Shared, duty: Duty) {
     let _lease = shared.parts.cores.pin();
     let mut worker: Option<Box<dyn Worker>> = None;
     loop {
@@ -432,16 +539,16 @@ fn work(shared: &Shared) {
         let mut ready = match made {
             Ok(worker) => worker,
             Err(error) => {
-                shared.lock().alive -= 1;
+                *shared.lock().alive(duty) -= 1;
                 (shared.parts.events)(PoolEvent::Broke(error.0));
                 return;
             }
         };
-        let Some(batch) = shared.next_batch() else { return };
+        let Some(batch) = shared.next_batch(duty) else { return };
         let rows = rows_of(&batch);
         let orders: Vec<Option<u64>> = batch.iter().map(|e| e.order).filter(Option::is_some).collect();
         let usable = run_batch(shared, ready.as_mut(), batch);
-        shared.batch_done(rows, &orders);
+        shared.batch_done(duty, rows, &orders);
         // After a panic the worker's state is unknown: it gets a new one.
         worker = usable.then_some(ready);
     }
@@ -552,6 +659,7 @@ fn finish_answered(parts: &Parts, jobs: Vec<Accepted>, ran: &Ran, batch_size: us
     let now_ms = parts.clock.now_ms();
     let label = ServiceLabel { service: parts.answerer.service.clone() };
     let rows_in_run = u32::try_from(ran.rows.len()).unwrap_or(u32::MAX);
+    let background = jobs.first().is_some_and(|job| job.class == Class::Batch);
     let mut answers = ran.rows.as_slice();
     for job in jobs {
         let (own, rest) = answers.split_at(job.request.rows.len());
@@ -570,6 +678,7 @@ fn finish_answered(parts: &Parts, jobs: Vec<Accepted>, ran: &Ran, batch_size: us
         let out = respond(&parts.answerer, signature, &job.record, &job.request, own, parameters);
         job.finish(out);
     }
-    let run = Run { rows: rows_in_run, infer_ms: ran.infer_ms, busy_ms: ran.started.elapsed().as_secs_f64() * 1e3 };
+    let busy_ms = ran.started.elapsed().as_secs_f64() * 1e3;
+    let run = Run { rows: rows_in_run, infer_ms: ran.infer_ms, busy_ms, background };
     parts.stats.lock().unwrap_or_else(PoisonError::into_inner).ran(now_ms, run);
 }
