@@ -32,7 +32,8 @@ fn feature(row: usize, column: usize) -> f32 {
 
 fn write_table(path: &Path) {
     let columns: String = (0..FEATURES).map(|i| format!("optional float f{i};")).collect();
-    let schema = Arc::new(parse_message_type(&format!("message m {{ required binary name (UTF8); {columns} }}")).unwrap());
+    let schema =
+        Arc::new(parse_message_type(&format!("message m {{ required binary name (UTF8); {columns} }}")).unwrap());
     let properties = WriterProperties::builder().set_compression(parquet::basic::Compression::SNAPPY).build();
     let mut writer =
         SerializedFileWriter::new(std::fs::File::create(path).unwrap(), schema, Arc::new(properties)).unwrap();
@@ -142,11 +143,13 @@ async fn a_topic(brokers: &Brokers, stack: &Stack) {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("scores.jsonl");
     let name = "old.requests";
-    let spec = TopicSpec { name: name.to_owned(), cleanup: Cleanup::Delete, single_partition: false, append_time: false };
+    let spec =
+        TopicSpec { name: name.to_owned(), cleanup: Cleanup::Delete, single_partition: false, append_time: false };
     stack.bus.create_topics(&[spec]).await.unwrap();
     let topic = stack.bus.topics().name(name);
     for i in 0..400 {
-        let mut record = predictions::request(&stack.bus, &format!("t{i}")).header("deadline-ms", "1").key(format!("{i}"));
+        let mut record =
+            predictions::request(&stack.bus, &format!("t{i}")).header("deadline-ms", "1").key(format!("{i}"));
         record.topic.clone_from(&topic);
         if i == 123 {
             record.value = Some("not JSON".into());
