@@ -258,7 +258,7 @@ async fn signature(bus: &dyn Bus, service: &str, stop: &CancellationToken) -> Ou
             SourceEvent::Record(record) => {
                 let status = record.value.as_ref().and_then(|value| ExecutorStatus::decode(value).ok());
                 let instances = status.into_iter().flat_map(|s| s.instances).filter(|i| i.service == service);
-                newest = instances.filter_map(|i| i.signature).last().or(newest);
+                newest = instances.filter_map(|i| i.signature).next_back().or(newest);
             }
             SourceEvent::CaughtUp => {
                 caught_up = true;

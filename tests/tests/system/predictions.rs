@@ -67,7 +67,7 @@ pub(crate) async fn serve(brokers: &Brokers) -> Stack {
     Stack { bus, prefix, config, settings, process, folder }
 }
 
-fn configuration(folder: &Path) -> std::path::PathBuf {
+fn configuration(folder: &Path) -> PathBuf {
     let model = workspace().join("models/delay.onnx");
     let profile = folder.join("delay.profile.json");
     let measured = Command::new(tests::barista())
