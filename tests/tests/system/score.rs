@@ -7,7 +7,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use runtime::{Bus, OutRecord};
+use runtime::{Bus, Clock, OutRecord, SystemClock};
 use schemas::topics::{Cleanup, TopicSpec};
 use serde_json::Value;
 use std::path::Path;
@@ -147,6 +147,8 @@ async fn a_topic(brokers: &Brokers, stack: &Stack) {
         TopicSpec { name: name.to_owned(), cleanup: Cleanup::Delete, single_partition: false, append_time: false };
     stack.bus.create_topics(&[spec]).await.unwrap();
     let topic = stack.bus.topics().name(name);
+    // Past every deadline, and younger than what Kafka deletes.
+    let an_hour_ago_ms = SystemClock.now_ms() - 3_600_000;
     for i in 0..400 {
         let mut record =
             predictions::request(&stack.bus, &format!("t{i}")).header("deadline-ms", "1").key(format!("{i}"));
@@ -154,7 +156,7 @@ async fn a_topic(brokers: &Brokers, stack: &Stack) {
         if i == 123 {
             record.value = Some("not JSON".into());
         }
-        send(&stack.bus, OutRecord { timestamp_ms: Some(1_000_000), ..record }).await;
+        send(&stack.bus, OutRecord { timestamp_ms: Some(an_hour_ago_ms), ..record }).await;
     }
     let mut child = score(brokers, stack, folder.path(), &format!("topic:{name}"), &output);
     until("some lines", || whole_lines(&output) >= 50 || child.try_wait().unwrap().is_some()).await;
