@@ -23,7 +23,7 @@ trap 'kill "${pids[@]}" 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$
 cat >"$work/barista.toml" <<TOML
 [executor]
 cores = 1
-${ort:+onnxruntime = "$ort"}
+${ort:+onnxruntime = \"$ort\"}
 [gateway]
 http = "127.0.0.1:18000"
 grpc = "127.0.0.1:18001"
@@ -35,7 +35,7 @@ mqtt_port = 11883
 name = "delay"
 model = "$model"
 slo_p95_ms = 1000
-${ort:+backend = "ort"}
+${ort:+backend = \"ort\"}
 TOML
 BARISTA_TELEMETRY__ADDRESS=127.0.0.1:0 taskset -c 0 "$target/barista" up -c "$work/barista.toml" --roles executor,gateway \
   --data-dir "$work/data" 2>"$work/barista.log" &

@@ -26,7 +26,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// How often a node looks whether somebody has given its services background work for the first time.
-const LOOK_FOR_TOPIC: Duration = Duration::from_secs(3);
+const LOOK_FOR_TOPIC: Duration = Duration::from_secs(5);
 /// Records between the broker's client and a member.
 const BUFFER: usize = 1024;
 
