@@ -16,6 +16,8 @@ peer=${PEER:-} ray=${RAY:-} ort=${ORT:-}
 [ -n "$peer$ray" ] || { echo "PEER or RAY: a folder with python, see the head of this file" >&2; exit 2; }
 # On the model of `delay` every row is 16 numbers; MODEL, INPUT and ELEMENTS name another one.
 model=${MODEL:-$PWD/models/delay.onnx} elements=${ELEMENTS:-16} input=${INPUT:-features} connections_list=${CONNECTIONS:-1 8 32}
+ort_line="" backend_line=""
+if [ -n "$ort" ]; then ort_line="onnxruntime = \"$ort\"" backend_line="backend = \"ort\""; fi
 work=$(mktemp -d)
 pids=()
 trap 'kill "${pids[@]}" 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$work"' EXIT
@@ -23,7 +25,7 @@ trap 'kill "${pids[@]}" 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$
 cat >"$work/barista.toml" <<TOML
 [executor]
 cores = 1
-${ort:+onnxruntime = \"$ort\"}
+${ort_line}
 [gateway]
 http = "127.0.0.1:18000"
 grpc = "127.0.0.1:18001"
@@ -35,7 +37,7 @@ mqtt_port = 11883
 name = "delay"
 model = "$model"
 slo_p95_ms = 1000
-${ort:+backend = \"ort\"}
+${backend_line}
 TOML
 BARISTA_TELEMETRY__ADDRESS=127.0.0.1:0 taskset -c 0 "$target/barista" up -c "$work/barista.toml" --roles executor,gateway \
   --data-dir "$work/data" 2>"$work/barista.log" &
