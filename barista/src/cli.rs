@@ -79,6 +79,9 @@ enum Command {
     /// Follows a topic, one JSON object a record.
     #[command(after_help = "Example: barista tail allocation.control --from beginning -n 5")]
     Tail(tail::Args),
+    /// Scores a Parquet file or a topic with a service's model, on cores that nothing else needs.
+    #[command(after_help = "Example: barista score --service delay --input rows.parquet --output scores.jsonl")]
+    Score(score::Args),
     /// Contracts of the topics.
     #[command(subcommand, after_help = "Example: barista schema print workload.forecast")]
     Schema(schema::Command),
@@ -155,6 +158,7 @@ async fn run_tool(command: Command) -> Outcome {
         Command::Plan(args) => plan::run(args),
         Command::Topics(command) => topics::run(command).await,
         Command::Tail(args) => tail::run(args).await,
+        Command::Score(args) => score::run(args).await,
         Command::Schema(command) => schema::run(command),
         Command::Config(command) => config::run(command),
         Command::Doctor(args) => doctor::run(args).await,

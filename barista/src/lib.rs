@@ -13,3 +13,4 @@ pub mod failure;
 pub mod kafka_tools;
 pub mod output;
 pub mod roles;
+pub mod score;

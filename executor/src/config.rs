@@ -81,6 +81,9 @@ pub struct Config {
     /// Bytes of requests that one group member has in queues and workers; when they are as many or more it reads no
     /// further. Tensors take as much again.
     pub max_in_flight_bytes: usize,
+    /// Requests of background work (`prediction.batch.<service>`) that the node holds for each service; at least as many
+    /// as its cores run in a second keep them busy.
+    pub batch_in_flight: usize,
     /// Rows that one request may carry.
     pub max_rows: u32,
     /// How long a batch waits to fill when a worker is free; 0 runs what is there at once.
@@ -127,6 +130,7 @@ impl Default for Config {
             queue_capacity: 8192,
             max_in_flight: 4096,
             max_in_flight_bytes: 128 << 20,
+            batch_in_flight: 256,
             max_rows: 256,
             batch_window: ConfigDuration::from_millis(0),
             commit_interval: ConfigDuration::from_millis(200),
@@ -155,6 +159,7 @@ impl Config {
         check(self.queue_capacity == 0, "executor.queue_capacity: must be at least 1");
         check(self.max_in_flight_bytes == 0, "executor.max_in_flight_bytes: must be at least 1");
         check(self.max_in_flight == 0, "executor.max_in_flight: must be at least 1");
+        check(self.batch_in_flight == 0, "executor.batch_in_flight: must be at least 1");
         check(self.max_rows == 0, "executor.max_rows: must be at least 1");
         check(self.commit_interval.as_ms() == 0, "executor.commit_interval: must be longer than 0");
         check(self.status_interval.as_ms() == 0, "executor.status_interval: must be longer than 0");

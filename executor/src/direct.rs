@@ -166,7 +166,8 @@ impl Door {
         self.order(|done| Command::Load(instance, done)).await?;
         let outcome = notices.wait_for(|notice| {
             let of_service = notice.instances.iter().filter(|i| i.service == service);
-            of_service.map(|i| i.state).all(|state| state != InstanceState::Loading && state != InstanceState::Cold)
+            use InstanceState::{Cached, Cold, Loading};
+            of_service.map(|i| i.state).all(|state| !matches!(state, Cold | Loading | Cached))
         });
         let notice = outcome.await.map_err(|_| not_here(&service).detail)?.clone();
         let of_service: Vec<&InstanceStatus> = notice.instances.iter().filter(|i| i.service == service).collect();

@@ -1,13 +1,18 @@
 //! One loaded model on a node and its states. Pure.
 //!
 //! ```text
-//! cold ──load──▶ loading ──loaded──▶ ready ──drain──▶ draining ──drained──▶ stopped
-//!   │               │  │               │ ▲               │  │
-//!   │               │  └─load failed─┐ │ └─cancel drain──┘  │
-//!   │               │                ▼ ▼ broke              │ broke
-//!   │               │              failed ◀─────────────────┘   (load again, or drain to stopped)
-//!   └────drain──────┴──drain──▶ stopped
+//!                            ┌──────────────rest─────────────────┐
+//!                            ▼                                   │
+//! cold ─load▶ loading ─▶ cached ─loaded▶ loaded ─serve▶ ready ─drain▶ draining ─drained▶ stopped
+//!                │         │                              │ ▲            │  │
+//!                └────┬────┘                              │ └cancel drain┘  │
+//!                load failed                            broke             broke
+//!                     └──────────────▶ failed ◀───────────┴─────────────────┘
 //! ```
+//!
+//! (*rest* leads to `loaded`; what is failed is loaded again; a drain of what does not serve leads to stopped at once.)
+//!
+//! A loaded instance is a standby: it costs memory and no core, and serves as soon as the plan gives it workers.
 //!
 //! Invariant: no other transition exists; asking for one is an error and changes nothing.
 
@@ -51,16 +56,22 @@ impl std::fmt::Display for InstanceKey {
 pub enum Event {
     /// Its model begins to load.
     Load,
+    /// The model's file is in memory.
+    Cached,
     /// The model is loaded; milliseconds since the order.
     Loaded(f64),
+    /// It gets workers.
+    Serve,
     /// It could not be loaded, and why.
     LoadFailed(String),
     /// It takes no new work and finishes what it has.
     Drain,
     /// It is wanted again.
     CancelDrain,
-    /// Nothing is left of its work.
+    /// Nothing is left of its work, and it is not wanted.
     Drained,
+    /// Nothing is left of its work, and it is wanted as a standby.
+    Rest,
     /// It cannot go on, and why.
     Broke(String),
 }
@@ -77,13 +88,16 @@ pub struct IllegalTransition {
 
 /// The state after an event; `None` when there is no such transition.
 pub fn next(state: InstanceState, event: &Event) -> Option<InstanceState> {
-    use InstanceState::{Cold, Draining, Failed, Loading, Ready, Stopped};
+    use InstanceState::{Cached, Cold, Draining, Failed, Loaded, Loading, Ready, Stopped};
     Some(match (state, event) {
         (Cold | Failed, Event::Load) => Loading,
-        (Loading, Event::Loaded(_)) => Ready,
-        (Loading, Event::LoadFailed(_)) => Failed,
+        (Loading, Event::Cached) => Cached,
+        (Loading | Cached, Event::Loaded(_)) => Loaded,
+        (Loading | Cached, Event::LoadFailed(_)) => Failed,
+        (Loaded, Event::Serve) => Ready,
         (Ready, Event::Drain) => Draining,
-        (Cold | Loading | Failed, Event::Drain) => Stopped,
+        (Cold | Loading | Cached | Loaded | Failed, Event::Drain) => Stopped,
+        (Draining, Event::Rest) => Loaded,
         (Draining, Event::CancelDrain) => Ready,
         (Draining, Event::Drained) => Stopped,
         (Ready | Draining, Event::Broke(_)) => Failed,
@@ -117,7 +131,7 @@ impl Instance {
             Event::Load => self.error = None,
             Event::Loaded(ms) => self.load_ms = Some(ms),
             Event::LoadFailed(why) | Event::Broke(why) => self.error = Some(why),
-            Event::Drain | Event::CancelDrain | Event::Drained => {}
+            Event::Cached | Event::Serve | Event::Drain | Event::CancelDrain | Event::Drained | Event::Rest => {}
         }
         self.state = state;
         self.since_ms = now_ms;
@@ -134,7 +148,7 @@ impl Instance {
         self.since_ms
     }
 
-    /// Time from order to ready; absent before.
+    /// Time from order to loaded; absent before.
     pub fn load_ms(&self) -> Option<f64> {
         self.load_ms
     }
@@ -169,12 +183,18 @@ pub(crate) mod tests {
         let mut instance = Instance::new(allocation("a", "1", 1), 0);
         let life = [
             (Event::Load, InstanceState::Loading),
-            (Event::Loaded(12.0), InstanceState::Ready),
+            (Event::Cached, InstanceState::Cached),
+            (Event::Loaded(12.0), InstanceState::Loaded),
+            (Event::Serve, InstanceState::Ready),
             (Event::Drain, InstanceState::Draining),
             (Event::CancelDrain, InstanceState::Ready),
             (Event::Broke("out of memory".to_owned()), InstanceState::Failed),
             (Event::Load, InstanceState::Loading),
-            (Event::Loaded(13.0), InstanceState::Ready),
+            (Event::Loaded(13.0), InstanceState::Loaded),
+            (Event::Serve, InstanceState::Ready),
+            (Event::Drain, InstanceState::Draining),
+            (Event::Rest, InstanceState::Loaded),
+            (Event::Serve, InstanceState::Ready),
             (Event::Drain, InstanceState::Draining),
             (Event::Drained, InstanceState::Stopped),
         ];
@@ -189,6 +209,9 @@ pub(crate) mod tests {
     fn event() -> impl Strategy<Value = Event> {
         prop_oneof![
             Just(Event::Load),
+            Just(Event::Cached),
+            Just(Event::Serve),
+            Just(Event::Rest),
             (0f64..1e4).prop_map(Event::Loaded),
             "[a-z]{1,8}".prop_map(Event::LoadFailed),
             Just(Event::Drain),
@@ -211,7 +234,7 @@ pub(crate) mod tests {
                 if instance.state() == InstanceState::Failed {
                     prop_assert!(instance.error().is_some());
                 }
-                if instance.state() == InstanceState::Ready {
+                if matches!(instance.state(), InstanceState::Loaded | InstanceState::Ready) {
                     prop_assert!(instance.load_ms().is_some());
                 }
             }

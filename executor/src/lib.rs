@@ -15,9 +15,10 @@
 //! - Everything is bounded: queues by requests, members by requests in flight, workers by the node's permits.
 //! - Without a planner the node goes on with its last plan.
 //!
-//! Left out: background work from a file or another topic, and standby instances.
+//! Background work is read from `prediction.batch.<service>` and takes what nothing else needs ([`background`]).
 
 pub mod backend;
+pub mod background;
 pub mod config;
 mod control;
 pub mod direct;

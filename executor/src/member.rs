@@ -16,10 +16,13 @@
 //!   that the broker refuses for good becomes a rejection.
 
 mod exactly_once;
+mod routing;
 mod writer;
 
+pub(crate) use routing::{Route, Routing, Service};
+
 use crate::error::Error;
-use crate::metrics::{AnswerLabel, Metrics, ReasonLabel, ServiceLabel};
+use crate::metrics::{AnswerLabel, ReasonLabel};
 use crate::pool::{Accepted, Finished, Job, NotTaken, Pool, Reply};
 use crate::queue::Class;
 use crate::request::{Fault, class, deadline_ms, order_key, prepare, version};
@@ -28,13 +31,11 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use runtime::backoff::Backoff;
 use runtime::ports::Kind;
-use runtime::{
-    OffsetTracker, PortError, Record, RevokeAck, SharedClock, Sink, Source, SourceEvent, TopicPartition, Transactions,
-};
+use runtime::{OffsetTracker, PortError, Record, RevokeAck, Sink, Source, SourceEvent, TopicPartition, Transactions};
 use schemas::EpochMs;
-use schemas::headers::Reason;
+use schemas::headers::{DEADLINE_MS, Reason};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use writer::Writer;
@@ -50,118 +51,17 @@ pub(crate) enum Mode {
     Leave,
 }
 
-/// Which pools serve a service; the last one takes what asks for no version.
-#[derive(Debug, Default)]
-pub(crate) struct Routing {
-    pools: Vec<Route>,
-    /// Pools that drain: they get nothing new, but their jobs may have to be given back.
-    draining: Vec<Pool>,
-}
-
-/// A pool that serves.
-#[derive(Debug, Clone)]
-pub(crate) struct Route {
-    /// The pool.
-    pub(crate) pool: Pool,
-    /// Latency objective, the default deadline.
-    pub(crate) slo_ms: f64,
-}
-
-impl Routing {
-    /// This pool serves from now on, and takes what asks for no version.
-    pub(crate) fn serve(&mut self, route: Route) {
-        self.forget(&route.pool);
-        self.pools.push(route);
-    }
-
-    /// This pool finishes what it has.
-    pub(crate) fn drain(&mut self, pool: &Pool) {
-        self.forget(pool);
-        self.draining.push(pool.clone());
-    }
-
-    /// This pool is gone.
-    pub(crate) fn forget(&mut self, pool: &Pool) {
-        self.pools.retain(|route| !route.pool.is(pool));
-        self.draining.retain(|other| !other.is(pool));
-    }
-
-    /// Changes the objective of a pool that serves.
-    pub(crate) fn set_slo(&mut self, pool: &Pool, slo_ms: f64) {
-        for route in self.pools.iter_mut().filter(|route| route.pool.is(pool)) {
-            route.slo_ms = slo_ms;
-        }
-    }
-
-    /// True when some pool serves.
-    pub(crate) fn serves(&self) -> bool {
-        !self.pools.is_empty()
-    }
-
-    fn find(&self, version: Option<&str>) -> Option<Route> {
-        let wanted = |route: &&Route| version.is_none_or(|v| route.pool.version() == v);
-        self.pools.iter().rev().find(wanted).cloned()
-    }
-
-    fn versions(&self) -> String {
-        self.pools.iter().map(|route| format!("`{}`", route.pool.version())).collect::<Vec<_>>().join(", ")
-    }
-
-    fn all(&self) -> Vec<Pool> {
-        self.pools.iter().map(|route| route.pool.clone()).chain(self.draining.iter().cloned()).collect()
-    }
-}
-
-/// What the members and pools of a service share.
-#[derive(Clone)]
-pub(crate) struct Service {
-    /// Prediction service.
-    pub(crate) name: String,
-    /// Who serves.
-    pub(crate) routing: Arc<RwLock<Routing>>,
-    /// Counters.
-    pub(crate) stats: Arc<Mutex<Stats>>,
-    /// Metrics.
-    pub(crate) metrics: Metrics,
-    /// The clock.
-    pub(crate) clock: SharedClock,
-}
-
-impl Service {
-    /// Runs `with` on the counters.
-    pub(crate) fn stats<T>(&self, with: impl FnOnce(&mut Stats) -> T) -> T {
-        with(&mut self.stats.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Runs `with` on the routing.
-    pub(crate) fn routing<T>(&self, with: impl FnOnce(&mut Routing) -> T) -> T {
-        with(&mut self.routing.write().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// True while some pool serves.
-    pub(crate) fn is_served(&self) -> bool {
-        self.routing.read().unwrap_or_else(PoisonError::into_inner).serves()
-    }
-
-    /// Who serves this version, or any; `None` while nobody serves.
-    pub(crate) fn route(&self, version: Option<&str>) -> Result<Option<Route>, Fault> {
-        let routing = self.routing.read().unwrap_or_else(PoisonError::into_inner);
-        match routing.find(version) {
-            Some(route) => Ok(Some(route)),
-            None if !routing.serves() => Ok(None),
-            None => {
-                let wanted = version.unwrap_or_default();
-                let detail =
-                    format!("header model-version: `{wanted}` is not served, this node has {}", routing.versions());
-                Err(Fault::new(Reason::UnknownModelVersion, detail))
-            }
-        }
-    }
-
-    /// Label of its metrics.
-    pub(crate) fn label(&self) -> ServiceLabel {
-        ServiceLabel { service: self.name.clone() }
-    }
+/// What a member reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Intake {
+    /// `prediction.requests.<service>`.
+    Requests,
+    /// `prediction.batch.<service>`: every request is of class `batch`, has all the time unless it names a deadline, is
+    /// offered again when the queue has no room, and counts as nothing that is planned or scaled for.
+    Background {
+        /// Full name of the topic of its results.
+        scores_topic: String,
+    },
 }
 
 /// Bounds and places of a member.
@@ -169,6 +69,8 @@ impl Service {
 pub(crate) struct Options {
     /// Number of the member, unique in the node.
     pub(crate) member: u64,
+    /// What it reads.
+    pub(crate) intake: Intake,
     /// Full name of the rejected topic.
     pub(crate) rejected_topic: String,
     /// Requests accepted and not finished.
@@ -193,6 +95,11 @@ struct Written {
     outcome: Result<(), PortError>,
 }
 
+/// Deadline of background work that names none: far beyond any clock, and sums with it stay in range.
+const NO_DEADLINE_MS: EpochMs = EpochMs::MAX / 4;
+/// How long background work waits that the queue has no room for.
+const DEFER: Duration = Duration::from_millis(200);
+
 /// A job and the pool it is for.
 type Offer = (Pool, Accepted);
 
@@ -209,6 +116,10 @@ struct Member {
     /// Present with `delivery = "exactly_once"`; then `writes` stays empty.
     exactly_once: Option<exactly_once::ExactlyOnce>,
     held: Option<Record>,
+    /// Background work that the queue had no room for; part of what is in flight.
+    deferred: Vec<Record>,
+    /// When it is offered again.
+    deferred_until: Option<tokio::time::Instant>,
     /// Bytes of this member's requests in the pools.
     in_pools_bytes: usize,
     /// Requests in the tracker that were given back: open for the commit, and nobody works on them.
@@ -246,6 +157,8 @@ pub(crate) async fn run(
         writes: FuturesUnordered::new(),
         exactly_once,
         held: None,
+        deferred: Vec::new(),
+        deferred_until: None,
         in_pools_bytes: 0,
         given_back: BTreeMap::new(),
         revoking: Vec::new(),
@@ -305,6 +218,7 @@ impl Member {
                 }
                 _ = commits.tick(), if self.exactly_once.is_none() => self.commit().await,
                 () = sleep_until(retry_at), if retry_at.is_some() => retry_at = None,
+                () = sleep_until(self.deferred_until), if self.deferred_until.is_some() => self.offer_deferred(),
                 event = self.source.next(), if reads => match event {
                     Ok(event) => {
                         self.backoff.reset();
@@ -334,7 +248,7 @@ impl Member {
             }
             SourceEvent::Revoked(partitions, ack) => {
                 tracing::debug!(service = self.service.name, ?partitions, "revoked");
-                self.give_back(|job| partitions.contains(&job.record.topic_partition()));
+                self.give_back(|record| partitions.contains(&record.topic_partition()));
                 self.revoking.push((partitions, ack));
                 self.finish_revocations().await;
             }
@@ -358,8 +272,24 @@ impl Member {
         }
     }
 
+    fn is_background(&self) -> bool {
+        matches!(self.options.intake, Intake::Background { .. })
+    }
+
+    /// Class and deadline of a record: of the intake, or as its headers say.
+    fn terms(&self, record: &Record, slo_ms: f64) -> Result<(Class, EpochMs), Fault> {
+        let class = if self.is_background() { Class::Batch } else { class(record)? };
+        if self.is_background() && record.headers.get(DEADLINE_MS).is_none() {
+            return Ok((class, NO_DEADLINE_MS));
+        }
+        Ok((class, deadline_ms(record, class, slo_ms)?))
+    }
+
     fn track(&mut self, record: &Record) {
         self.tracker.track(&record.topic_partition(), record.offset);
+        if self.is_background() {
+            return;
+        }
         self.service.stats(Stats::arrived);
         self.service.metrics.requests.get_or_create(&self.service.label()).inc();
     }
@@ -369,8 +299,7 @@ impl Member {
         let unknown = |fault| (record.timestamp_ms, fault);
         let asked = version(record).map_err(unknown)?;
         let Some(route) = self.service.route(asked).map_err(unknown)? else { return Ok(None) };
-        let class = class(record).map_err(unknown)?;
-        let deadline_ms = deadline_ms(record, class, route.slo_ms).map_err(unknown)?;
+        let (class, deadline_ms) = self.terms(record, route.slo_ms).map_err(unknown)?;
         let known = |fault| (deadline_ms, fault);
         let now_ms = self.service.clock.now_ms();
         if deadline_ms < now_ms {
@@ -443,16 +372,30 @@ impl Member {
         }
     }
 
+    /// Offers again what the queue had no room for.
+    fn offer_deferred(&mut self) {
+        self.deferred_until = None;
+        for record in std::mem::take(&mut self.deferred) {
+            self.again(record);
+        }
+    }
+
     /// Takes waiting jobs of this member out of the pools; their offsets stay uncommitted.
-    fn give_back(&mut self, which: impl Fn(&Job) -> bool) {
+    fn give_back(&mut self, which: impl Fn(&Record) -> bool) {
         let pools = self.service.routing.read().unwrap_or_else(PoisonError::into_inner).all();
-        let own = |job: &Job| job.member == self.options.member && which(job);
+        let own = |job: &Job| job.member == self.options.member && which(&job.record);
         let given: Vec<Accepted> = pools.iter().flat_map(|pool| pool.give_back(own)).collect();
-        if given.is_empty() {
+        let (deferred, kept) = std::mem::take(&mut self.deferred).into_iter().partition(|record| which(record));
+        self.deferred = kept;
+        let deferred: Vec<Record> = deferred;
+        if given.is_empty() && deferred.is_empty() {
             return;
         }
         let label = self.service.label();
-        self.service.metrics.given_back.get_or_create(&label).inc_by(given.len() as u64);
+        self.service.metrics.given_back.get_or_create(&label).inc_by((given.len() + deferred.len()) as u64);
+        for record in deferred {
+            *self.given_back.entry(record.topic_partition()).or_default() += 1;
+        }
         for job in given {
             self.in_pools_bytes -= size(&job.record);
             *self.given_back.entry(job.record.topic_partition()).or_default() += 1;
@@ -469,7 +412,19 @@ impl Member {
     }
 
     /// Starts writing the record of a finished job.
-    fn write(&mut self, done: Finished) {
+    fn write(&mut self, mut done: Finished) {
+        if let Intake::Background { scores_topic } = &self.options.intake {
+            match &mut done.outcome {
+                Ok(out) => out.topic.clone_from(scores_topic),
+                // More urgent requests fill the queue: it has time.
+                Err(fault) if fault.reason == Reason::Overloaded => {
+                    self.deferred.push(done.record);
+                    self.deferred_until.get_or_insert_with(|| tokio::time::Instant::now() + DEFER);
+                    return;
+                }
+                Err(_) => {}
+            }
+        }
         if self.exactly_once.is_some() {
             return self.keep(done);
         }
@@ -497,8 +452,13 @@ impl Member {
         let now_ms = self.service.clock.now_ms();
         let service = self.service.name.clone();
         match written.rejected {
+            None if self.is_background() => {
+                self.service.metrics.background.get_or_create(&self.service.label()).inc();
+            }
             Some(reason) => {
-                self.service.stats(Stats::rejected);
+                if !self.is_background() {
+                    self.service.stats(Stats::rejected);
+                }
                 let label = ReasonLabel { service, reason: reason.as_str() };
                 self.service.metrics.rejected.get_or_create(&label).inc();
             }

@@ -69,6 +69,10 @@ pub struct Metrics {
     pub answered: Family<AnswerLabel, Counter>,
     /// Rejections written.
     pub rejected: Family<ReasonLabel, Counter>,
+    /// Results of background work written.
+    pub background: Family<ServiceLabel, Counter>,
+    /// Workers lent to background work at the moment.
+    pub background_workers: Family<ServiceLabel, Gauge>,
     /// Writes that had to be repeated.
     pub retries: Counter,
     /// Requests that wait.
@@ -114,6 +118,8 @@ impl Metrics {
             direct_requests: Family::default(),
             answered: Family::default(),
             rejected: Family::default(),
+            background: Family::default(),
+            background_workers: Family::default(),
             retries: Counter::default(),
             queue_depth: Family::default(),
             queue_age: Family::default(),
@@ -142,6 +148,8 @@ impl Metrics {
             registry.register("direct_requests", "Requests taken straight from a gateway", m.direct_requests);
             registry.register("answered", "Results written, by whether they came before their deadline", m.answered);
             registry.register("rejected", "Requests rejected, by reason", m.rejected);
+            registry.register("background", "Results of background work written", m.background);
+            registry.register("background_workers", "Workers lent to background work", m.background_workers);
             registry.register("write_retries", "Results or rejections that had to be written again", m.retries);
             registry.register("queue_depth", "Requests that wait", m.queue_depth);
             registry.register("queue_age_seconds", "Age of the oldest waiting request", m.queue_age);

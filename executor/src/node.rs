@@ -9,15 +9,15 @@
 //!   left the group.
 //! - Events of a load or a pool that was given up meanwhile carry an old generation and are ignored.
 //!
-//! Left out: group members (`members`), heartbeats (`heartbeat`) and the number of workers (`scaling`).
+//! Left out: loading (`loading`), group members (`members`), heartbeats (`heartbeat`) and the number of workers (`scaling`).
 
 mod door;
 mod heartbeat;
+mod loading;
 mod members;
 mod scaling;
 
-use crate::backend::slowed::Slowed;
-use crate::backend::{Backends, LoadError, LoadOptions, Model, panic_message};
+use crate::backend::{Backends, LoadError, Model};
 use crate::config::Config;
 use crate::control::Order;
 use crate::direct::{self, Door};
@@ -27,7 +27,7 @@ use crate::member::{Mode, Route, Routing, Service};
 use crate::metrics::{Metrics, ServiceLabel};
 use crate::pool::{Cores, Job, Parts, Pool, PoolEvent};
 use crate::queue::{Limits, ServiceTime};
-use crate::reconcile::{Action, reconcile, supersedes};
+use crate::reconcile::{Action, reconcile, supersedes, wanted};
 use crate::request::{Answerer, Fault, version};
 use crate::stats::Stats;
 use crate::vertical::Vertical;
@@ -39,9 +39,7 @@ use schemas::allocation::{InstanceAllocation, NodeAllocation};
 use schemas::headers::Reason;
 use schemas::status::{InstanceState, NodeState, ScalingEvent};
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -51,6 +49,8 @@ pub(crate) enum NodeEvent {
     Order(Order),
     /// The plan cannot be read any more.
     ControlFailed(PortError),
+    /// A model's file is in memory.
+    Cached { key: InstanceKey, generation: u64 },
     /// A model was loaded, in milliseconds, or not.
     Loaded { key: InstanceKey, generation: u64, outcome: Result<(Arc<dyn Model>, f64), LoadError> },
     /// A pool has something to say.
@@ -64,7 +64,12 @@ pub(crate) enum NodeEvent {
 /// What belongs to an instance besides its books.
 struct Extra {
     generation: u64,
+    /// Once it is loaded.
+    model: Option<Arc<dyn Model>>,
+    /// While it serves.
     pool: Option<Pool>,
+    /// When its work is drained it goes on as a standby.
+    rests: bool,
     vertical: Vertical,
     /// When its times are to be compared with the profile again.
     drift_due_ms: EpochMs,
@@ -72,7 +77,8 @@ struct Extra {
 
 /// A consumer of a service.
 struct MemberHandle {
-    /// Lowest number that no other member of the service has: part of its transactional id, so that a member takes over
+    reads: members::Reads,
+    /// Lowest number that no other member of the service that reads the same has: part of its transactional id, so that a member takes over
     /// from the one that had the number before.
     slot: usize,
     mode: watch::Sender<Mode>,
@@ -247,6 +253,11 @@ impl Node {
         match event {
             NodeEvent::Order(order) => self.on_order(order),
             NodeEvent::ControlFailed(error) => self.fail(Error::port("reading the plan", error)),
+            NodeEvent::Cached { key, generation } => {
+                if self.is_loading(&key, generation) {
+                    self.apply(&key, Event::Cached);
+                }
+            }
             NodeEvent::Loaded { key, generation, outcome } => self.on_loaded(&key, generation, outcome),
             NodeEvent::Direct(command) => self.on_direct(command),
             NodeEvent::Pool { key, generation, event } => self.on_pool(&key, generation, event),
@@ -285,10 +296,15 @@ impl Node {
         let allocation = self.allocation.as_ref().filter(|_| !self.stopping && !self.retired);
         let retry_ms = self.config.retry_load.as_ms();
         let allocation = direct::with_loaded(&self.id, allocation, &self.loaded);
+        let wanted = wanted(allocation.as_ref());
+        for (key, extra) in &mut self.extras {
+            extra.rests = wanted.get(key).is_some_and(|plan| plan.workers == 0);
+        }
         for action in reconcile(&self.instances, allocation.as_ref(), now_ms, retry_ms) {
             match action {
                 Action::CancelDrain(key) => self.cancel_drain(&key),
                 Action::Load(plan) => self.load(plan),
+                Action::Serve(key) => self.serve(&key),
                 Action::SetPlan(plan) => self.set_plan(plan),
                 Action::Drain(key) => self.drain(&key),
             }
@@ -317,84 +333,15 @@ impl Node {
         }
     }
 
-    fn load(&mut self, plan: InstanceAllocation) {
-        let key = InstanceKey::of(&plan);
-        let now_ms = self.context.clock.now_ms();
-        if self.instances.get(&key).is_none_or(|i| i.state() == InstanceState::Stopped) {
-            self.instances.insert(key.clone(), Instance::new(plan.clone(), now_ms));
-        }
-        if !self.apply(&key, Event::Load) {
+    /// Starts the workers of a loaded instance and lets its service know.
+    fn serve(&mut self, key: &InstanceKey) {
+        if !self.apply(key, Event::Serve) {
             return;
         }
-        if let Some(pool) = self.pool(&key) {
-            // Of its life before it broke.
-            pool.abandon(&Fault::new(Reason::InferenceFailed, "the instance broke"));
-            self.release(&key, &pool);
-        }
+        let Some(plan) = self.instances.get(key).map(|i| i.plan.clone()) else { return };
+        let Some(model) = self.model(key) else { return };
         self.next_generation += 1;
         let generation = self.next_generation;
-        self.extras
-            .insert(key.clone(), Extra { generation, pool: None, vertical: Vertical::default(), drift_due_ms: now_ms });
-        self.spawn_load(key, generation, &plan);
-    }
-
-    /// Loads on a thread of its own, so that neither the node nor the end of the process waits for it.
-    fn spawn_load(&self, key: InstanceKey, generation: u64, plan: &InstanceAllocation) {
-        let path = self.config.model_dir.join(&plan.model);
-        let options = LoadOptions { max_batch: plan.max_batch.max(1) as usize };
-        let (events, backends, ordered) = (self.events.clone(), self.backends.clone(), Instant::now());
-        let tell = move |key: InstanceKey, outcome| {
-            // The node may be gone: then so is the model.
-            let _ = events.send(NodeEvent::Loaded { key, generation, outcome });
-        };
-        let Some(backend) = backends.get(&key.backend) else {
-            let why = backends.why_not(&key.backend);
-            tell(key, Err(LoadError::NoBackend(why)));
-            return;
-        };
-        let floor = self.config.emulated_floor(&key.service);
-        let (name, failed_key, failed_tell) = (format!("load-{}", key.service), key.clone(), tell.clone());
-        let thread = std::thread::Builder::new().name(name).spawn(move || {
-            let outcome = catch_unwind(AssertUnwindSafe(|| backend.load(&path, &options)))
-                .unwrap_or_else(|panic| Err(LoadError::Invalid { path, detail: panic_message(panic.as_ref()) }));
-            let outcome = outcome.map(|model| match floor {
-                Some(floor) => Arc::new(Slowed::new(model, floor)) as Arc<dyn Model>,
-                None => model,
-            });
-            tell(key, outcome.map(|model| (model, ordered.elapsed().as_secs_f64() * 1e3)));
-        });
-        if let Err(error) = thread {
-            failed_tell(failed_key, Err(LoadError::NoBackend(format!("cannot start a thread to load it: {error}"))));
-        }
-    }
-
-    fn on_loaded(&mut self, key: &InstanceKey, generation: u64, outcome: Result<(Arc<dyn Model>, f64), LoadError>) {
-        let current = self.extras.get(key).is_some_and(|e| e.generation == generation);
-        let loading = self.instances.get(key).is_some_and(|i| i.state() == InstanceState::Loading);
-        if !current || !loading {
-            tracing::debug!(instance = %key, "a load that was given up has ended");
-            return;
-        }
-        match outcome {
-            Ok((model, load_ms)) => {
-                if self.apply(key, Event::Loaded(load_ms)) {
-                    let label = ServiceLabel { service: key.service.clone() };
-                    self.metrics.load_seconds.get_or_create(&label).observe(load_ms / 1e3);
-                    self.serve(key, generation, model);
-                }
-            }
-            Err(error) => {
-                tracing::error!(instance = %key, %error, "a model cannot be loaded");
-                self.metrics.failures.get_or_create(&ServiceLabel { service: key.service.clone() }).inc();
-                self.apply(key, Event::LoadFailed(error.to_string()));
-            }
-        }
-        self.follow_plan();
-    }
-
-    /// Starts the workers of a loaded instance and lets its service know.
-    fn serve(&mut self, key: &InstanceKey, generation: u64, model: Arc<dyn Model>) {
-        let Some(plan) = self.instances.get(key).map(|i| i.plan.clone()) else { return };
         let service = self.host(&plan).service.clone();
         let events = self.events.clone();
         let told = key.clone();
@@ -420,7 +367,7 @@ impl Node {
         pool.set_workers(plan.workers.max(1));
         service.routing(|routing| routing.serve(Route { pool: pool.clone(), slo_ms: plan.slo_ms }));
         if let Some(extra) = self.extras.get_mut(key) {
-            extra.pool = Some(pool);
+            (extra.pool, extra.generation, extra.vertical) = (Some(pool), generation, Vertical::default());
         }
         self.note_instances(&plan.service, 1);
     }
@@ -453,6 +400,10 @@ impl Node {
         host
     }
 
+    fn model(&self, key: &InstanceKey) -> Option<Arc<dyn Model>> {
+        self.extras.get(key).and_then(|e| e.model.clone())
+    }
+
     fn pool(&self, key: &InstanceKey) -> Option<Pool> {
         self.extras.get(key).and_then(|e| e.pool.clone())
     }
@@ -478,6 +429,7 @@ impl Node {
         if let (Some(pool), Some(host)) = (self.pool(key), self.hosts.get(&key.service)) {
             host.service.routing(|routing| routing.drain(&pool));
             pool.set_draining(true);
+            pool.lend(0);
         }
     }
 
@@ -558,7 +510,8 @@ impl Node {
         };
         for key in state(InstanceState::Draining) {
             let Some(pool) = self.pool(&key) else { continue };
-            if pool.try_retire() && self.apply(&key, Event::Drained) {
+            let rests = self.extras.get(&key).is_some_and(|extra| extra.rests);
+            if pool.try_retire() && self.apply(&key, if rests { Event::Rest } else { Event::Drained }) {
                 self.release(&key, &pool);
                 self.note_instances(service, -1);
             }

@@ -14,7 +14,10 @@
 //!
 //! The channel of finished jobs is unbounded in type and bounded by what its member lets be in flight.
 
+mod cores;
 mod work;
+
+pub(crate) use cores::Cores;
 
 use crate::backend::Model;
 use crate::direct::DirectReply;
@@ -24,7 +27,6 @@ use crate::request::{Answerer, Fault, Prepared};
 use crate::stats::Stats;
 use runtime::{OutRecord, Record, SharedClock};
 use schemas::EpochMs;
-use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -104,49 +106,6 @@ pub(crate) enum PoolEvent {
     Idle,
 }
 
-/// Cores that worker threads are pinned to, each to its own.
-#[derive(Debug)]
-pub(crate) struct Cores {
-    ids: Vec<core_affinity::CoreId>,
-    taken: Mutex<BTreeSet<usize>>,
-}
-
-impl Cores {
-    /// These cores, by number; without any all of the process, or none when threads are not to be pinned.
-    pub(crate) fn new(pin: bool, named: &[usize]) -> Arc<Self> {
-        let ids = match (pin, named) {
-            (false, _) => Vec::new(),
-            (true, []) => core_affinity::get_core_ids().unwrap_or_default(),
-            (true, named) => named.iter().map(|&id| core_affinity::CoreId { id }).collect(),
-        };
-        if pin && ids.is_empty() {
-            tracing::warn!("executor.pin: this system does not tell its cores, workers are not pinned");
-        }
-        Arc::new(Cores { ids, taken: Mutex::default() })
-    }
-
-    /// Pins the calling thread to a core that nobody has; without one it floats. The lease ends with the value.
-    fn pin(self: &Arc<Self>) -> Option<CoreLease> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = (0..self.ids.len()).find(|i| !taken.contains(i))?;
-        taken.insert(free);
-        drop(taken);
-        let lease = CoreLease { cores: self.clone(), index: free };
-        core_affinity::set_for_current(self.ids[free]).then_some(lease)
-    }
-}
-
-struct CoreLease {
-    cores: Arc<Cores>,
-    index: usize,
-}
-
-impl Drop for CoreLease {
-    fn drop(&mut self) {
-        self.cores.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.index);
-    }
-}
-
 /// What the workers of a pool share besides the queue.
 pub(crate) struct Parts {
     /// The model.
@@ -177,17 +136,68 @@ struct State {
     alive: u32,
     busy: u32,
     busy_rows: u32,
+    /// Workers that are there for background work alone.
+    lent: Lent,
     draining: bool,
     retired: bool,
 }
 
+/// Workers that idle permits are lent to; no part of what the queue counts on.
+#[derive(Debug, Default)]
+struct Lent {
+    target: u32,
+    alive: u32,
+    busy: u32,
+    busy_rows: u32,
+}
+
+/// What a worker thread is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Duty {
+    /// All requests.
+    Everything,
+    /// Background work, on a permit that is lent.
+    Background,
+}
+
 impl State {
+    fn alive(&mut self, duty: Duty) -> &mut u32 {
+        match duty {
+            Duty::Everything => &mut self.alive,
+            Duty::Background => &mut self.lent.alive,
+        }
+    }
+
+    /// True when a worker of this duty is to end.
+    fn is_surplus(&self, duty: Duty) -> bool {
+        let surplus = match duty {
+            Duty::Everything => self.alive > self.target,
+            Duty::Background => self.lent.alive > self.lent.target,
+        };
+        surplus || (self.retired && self.queue.is_empty())
+    }
+
+    /// A worker has begun (`true`) or ended a batch of so many rows.
+    fn set_busy(&mut self, duty: Duty, begins: bool, rows: u32) {
+        let (busy, busy_rows) = match duty {
+            Duty::Everything => (&mut self.busy, &mut self.busy_rows),
+            Duty::Background => (&mut self.lent.busy, &mut self.lent.busy_rows),
+        };
+        if begins {
+            *busy += 1;
+            *busy_rows += rows;
+        } else {
+            *busy -= 1;
+            *busy_rows -= rows;
+        }
+    }
+
     fn workers(&self) -> Workers {
         Workers { total: self.target, busy: self.busy, busy_rows: self.busy_rows }
     }
 
     fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.busy == 0
+        self.queue.is_empty() && self.busy == 0 && self.lent.busy == 0
     }
 }
 
@@ -195,6 +205,8 @@ struct Shared {
     parts: Parts,
     state: Mutex<State>,
     wake: Condvar,
+    /// Wakes workers that are lent; they cannot take what [`Shared::wake`] is for.
+    wake_lent: Condvar,
 }
 
 /// Workers of one instance and their queue.
@@ -220,6 +232,10 @@ pub(crate) struct Look {
     pub(crate) workers: u32,
     /// Expected service times.
     pub(crate) service_time: ServiceTime,
+    /// Rows of background work that wait, or that lent workers run.
+    pub(crate) background_rows: u64,
+    /// Workers lent to background work.
+    pub(crate) lent: u32,
 }
 
 impl Pool {
@@ -231,10 +247,11 @@ impl Pool {
             alive: 0,
             busy: 0,
             busy_rows: 0,
+            lent: Lent::default(),
             draining: false,
             retired: false,
         };
-        Pool(Arc::new(Shared { parts, state: Mutex::new(state), wake: Condvar::new() }))
+        Pool(Arc::new(Shared { parts, state: Mutex::new(state), wake: Condvar::new(), wake_lent: Condvar::new() }))
     }
 
     /// True when both are the same pool.
@@ -264,8 +281,12 @@ impl Pool {
         let (class, order, deadline_ms) = (job.class, job.order, job.deadline_ms);
         let entry = Entry { class, order, deadline_ms, rows, queued_ms: now_ms, item: job };
         state.queue.push(now_ms, entry, workers).map_err(NotTaken::Refused)?;
+        let lent = class == Class::Batch && state.lent.alive > 0;
         drop(state);
         self.0.wake.notify_one();
+        if lent {
+            self.0.wake_lent.notify_one();
+        }
         Ok(())
     }
 
@@ -279,10 +300,8 @@ impl Pool {
         let mut state = self.0.lock();
         state.target = workers;
         while state.alive < state.target && !state.retired {
-            let shared = self.0.clone();
-            let name = format!("{}-worker", shared.parts.answerer.service);
-            match std::thread::Builder::new().name(name).spawn(move || work(&shared)) {
-                Ok(_) => state.alive += 1,
+            match self.spawn(Duty::Everything) {
+                Ok(()) => state.alive += 1,
                 Err(error) => {
                     // Fewer workers than wanted still serve; none at all is a broken pool.
                     tracing::error!(%error, "cannot start a worker thread");
@@ -295,6 +314,32 @@ impl Pool {
         }
         drop(state);
         self.0.wake.notify_all();
+    }
+
+    /// Changes the number of workers that are lent for background work alone; surplus ones end after their batch.
+    pub(crate) fn lend(&self, workers: u32) {
+        let mut state = self.0.lock();
+        if state.lent.target == workers {
+            return;
+        }
+        state.lent.target = workers;
+        while state.lent.alive < workers && !state.retired {
+            match self.spawn(Duty::Background) {
+                Ok(()) => state.lent.alive += 1,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot start a worker thread for background work");
+                    break;
+                }
+            }
+        }
+        drop(state);
+        self.0.wake_lent.notify_all();
+    }
+
+    fn spawn(&self, duty: Duty) -> std::io::Result<()> {
+        let shared = self.0.clone();
+        let name = format!("{}-worker", shared.parts.answerer.service);
+        std::thread::Builder::new().name(name).spawn(move || work(&shared, duty)).map(drop)
     }
 
     /// Changes the bounds of the queue.
@@ -318,6 +363,8 @@ impl Pool {
             backlog_ms: state.queue.backlog_ms(alone),
             workers: state.target,
             service_time,
+            background_rows: state.queue.background_rows() + u64::from(state.lent.busy_rows),
+            lent: state.lent.target,
         }
     }
 
@@ -334,7 +381,7 @@ impl Pool {
         }
         let retired = state.retired;
         drop(state);
-        self.0.wake.notify_all();
+        self.0.wake_all();
         retired
     }
 
@@ -350,7 +397,7 @@ impl Pool {
         state.retired = true;
         let jobs = state.queue.remove_where(|_| true);
         drop(state);
-        self.0.wake.notify_all();
+        self.0.wake_all();
         for job in jobs {
             // Its rows were checked against this pool's model.
             let heir = heir(&job).filter(|pool| !pool.is(self) && pool.signature() == self.signature());
@@ -381,29 +428,48 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn wake_all(&self) {
+        self.wake.notify_all();
+        self.wake_lent.notify_all();
+    }
+
+    fn waker(&self, duty: Duty) -> &Condvar {
+        match duty {
+            Duty::Everything => &self.wake,
+            Duty::Background => &self.wake_lent,
+        }
+    }
+
     /// Waits for a batch; `None` when this worker is to end.
-    fn next_batch(&self) -> Option<Vec<Entry<Accepted>>> {
+    fn next_batch(&self, duty: Duty) -> Option<Vec<Entry<Accepted>>> {
         let mut state = self.lock();
         loop {
-            if state.alive > state.target || (state.retired && state.queue.is_empty()) {
-                state.alive -= 1;
+            if state.is_surplus(duty) {
+                *state.alive(duty) -= 1;
                 drop(state);
                 // The wake-up that ended this one may have been meant for a job.
-                self.wake.notify_one();
+                self.waker(duty).notify_one();
                 return None;
             }
             let now_ms = self.parts.clock.now_ms();
-            let taken = state.queue.take(now_ms);
+            let taken = match duty {
+                Duty::Everything => state.queue.take(now_ms),
+                Duty::Background => state.queue.take_background(now_ms),
+            };
             if !taken.batch.is_empty() {
-                state.busy += 1;
-                state.busy_rows += rows_of(&taken.batch);
+                state.set_busy(duty, true, rows_of(&taken.batch));
             }
             if taken.shed.is_empty() && taken.batch.is_empty() {
-                state = self.wait(state, taken.ask_again_ms.map(|at| at - now_ms));
+                state = self.wait(state, duty, taken.ask_again_ms.map(|at| at - now_ms));
                 continue;
             }
             let idle = state.draining && state.is_idle();
+            // What was ahead of background work may be gone now.
+            let lent = state.lent.alive > 0 && state.queue.background_rows() > 0;
             drop(state);
+            if lent {
+                self.wake_lent.notify_one();
+            }
             for refusal in taken.shed {
                 refusal.item.finish(Err(Fault { reason: refusal.reason, detail: refusal.detail }));
             }
@@ -417,27 +483,30 @@ impl Shared {
         }
     }
 
-    fn wait<'a>(&'a self, state: MutexGuard<'a, State>, for_ms: Option<i64>) -> MutexGuard<'a, State> {
+    fn wait<'a>(&'a self, state: MutexGuard<'a, State>, duty: Duty, for_ms: Option<i64>) -> MutexGuard<'a, State> {
+        let waker = self.waker(duty);
         match for_ms {
-            None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+            None => waker.wait(state).unwrap_or_else(PoisonError::into_inner),
             Some(ms) => {
                 let timeout = Duration::from_millis(ms.max(0).unsigned_abs());
-                self.wake.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
+                waker.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
             }
         }
     }
 
     /// A worker has ended its batch: `orders` are the order keys of the requests that are finished, `left` did not run.
-    fn batch_done(&self, rows: u32, orders: &[Option<u64>], left: Vec<Accepted>) {
+    fn batch_done(&self, duty: Duty, rows: u32, orders: &[Option<u64>], left: Vec<Accepted>) {
         let now_ms = self.parts.clock.now_ms();
         let mut state = self.lock();
-        state.busy -= 1;
-        state.busy_rows -= rows;
+        state.set_busy(duty, false, rows);
+        let returned = !left.is_empty();
         for job in left {
             let rows = u32::try_from(job.request.rows.len()).unwrap_or(u32::MAX);
             let (class, order, deadline_ms) = (job.class, job.order, job.deadline_ms);
             state.queue.put_back(Entry { class, order, deadline_ms, rows, queued_ms: now_ms, item: job });
-            self.wake.notify_one();
+        }
+        if returned {
+            self.wake_all();
         }
         for order in orders {
             state.queue.finished(*order);

@@ -191,6 +191,11 @@ impl<T> Queue<T> {
         self.rows.iter().sum()
     }
 
+    /// Rows of background work that wait.
+    pub fn background_rows(&self) -> u64 {
+        self.rows[Class::Batch as usize]
+    }
+
     /// How long the oldest request has waited, milliseconds; 0 when none waits. Background work does not count.
     pub fn age_ms(&self, now_ms: EpochMs) -> i64 {
         let waiting = self.entries.iter().chain(self.lanes.values().flatten()).filter(|e| e.class != Class::Batch);
@@ -348,6 +353,14 @@ impl<T> Queue<T> {
             taken.batch.push(entry);
         }
         taken
+    }
+
+    /// As [`Queue::take`], for a worker that is there for background work alone: nothing while anything else waits.
+    pub fn take_background(&mut self, now_ms: EpochMs) -> Taken<T> {
+        match self.entries.first() {
+            Some(first) if first.class == Class::Batch => self.take(now_ms),
+            _ => Taken { batch: Vec::new(), shed: Vec::new(), ask_again_ms: None },
+        }
     }
 
     /// Gives up the most urgent requests of a class while their deadline is past, or out of reach and others could use

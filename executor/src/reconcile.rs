@@ -5,6 +5,8 @@
 //! - What is wanted again while it drains is kept: its drain is cancelled before anything is loaded.
 //! - An instance that the plan replaces by another one of its service (a new version) goes on until the replacement
 //!   serves; if the replacement cannot be loaded, it goes on still.
+//! - An instance with no workers in the plan is a standby: loaded, and serving nothing. One that serves becomes a standby
+//!   by draining, under the same rule of replacement.
 //! - A failed instance that is wanted is loaded again after `retry_ms`, not at once.
 //! - Reconciling twice without anything having happened in between asks for nothing new.
 //!
@@ -23,6 +25,8 @@ pub enum Action {
     CancelDrain(InstanceKey),
     /// Make the instance if there is none, and load its model.
     Load(InstanceAllocation),
+    /// It is loaded and has workers in the plan.
+    Serve(InstanceKey),
     /// The plan's figures for it changed: workers, batch, SLO, service time.
     SetPlan(InstanceAllocation),
     /// It is not wanted.
@@ -56,6 +60,7 @@ pub fn reconcile(
 ) -> Vec<Action> {
     let wanted = wanted(allocation);
     let (mut cancels, mut loads, mut changes, mut drains) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut serves = Vec::new();
     for (key, plan) in &wanted {
         let existing = instances.get(key);
         match existing.map(Instance::state) {
@@ -65,19 +70,32 @@ pub fn reconcile(
                     loads.push(Action::Load(plan.clone()));
                 }
             }
-            Some(InstanceState::Draining) => cancels.push(Action::CancelDrain(key.clone())),
-            Some(InstanceState::Loading | InstanceState::Ready) => {}
+            Some(InstanceState::Draining) if plan.workers > 0 => cancels.push(Action::CancelDrain(key.clone())),
+            Some(InstanceState::Loaded) if plan.workers > 0 => serves.push(Action::Serve(key.clone())),
+            Some(
+                InstanceState::Loading
+                | InstanceState::Cached
+                | InstanceState::Loaded
+                | InstanceState::Ready
+                | InstanceState::Draining,
+            ) => {}
         }
         if existing.is_some_and(|i| i.plan != *plan && i.state() != InstanceState::Stopped) {
             changes.push(Action::SetPlan(plan.clone()));
         }
     }
-    let replaced: BTreeSet<&str> = wanted.keys().map(|k| k.service.as_str()).collect();
-    // A drain that is cancelled above serves again, too.
-    let serves = |i: &Instance| matches!(i.state(), InstanceState::Ready | InstanceState::Draining);
+    let with_workers = || wanted.iter().filter(|(_, plan)| plan.workers > 0).map(|(key, _)| key);
+    let replaced: BTreeSet<&str> = with_workers().map(|k| k.service.as_str()).collect();
+    // A drain that is cancelled above serves again, too, and what is loaded serves now.
+    let serving_state =
+        |i: &Instance| matches!(i.state(), InstanceState::Loaded | InstanceState::Ready | InstanceState::Draining);
     let serving: BTreeSet<&str> =
-        wanted.keys().filter(|k| instances.get(k).is_some_and(serves)).map(|k| k.service.as_str()).collect();
-    for (key, instance) in instances.iter().filter(|(key, _)| !wanted.contains_key(key)) {
+        with_workers().filter(|k| instances.get(k).is_some_and(serving_state)).map(|k| k.service.as_str()).collect();
+    let unwanted = instances.iter().filter(|(key, instance)| match wanted.get(key) {
+        None => true,
+        Some(plan) => plan.workers == 0 && instance.state() == InstanceState::Ready,
+    });
+    for (key, instance) in unwanted {
         let done = matches!(instance.state(), InstanceState::Draining | InstanceState::Stopped);
         let holds_the_fort = instance.state() == InstanceState::Ready
             && replaced.contains(key.service.as_str())
@@ -86,7 +104,7 @@ pub fn reconcile(
             drains.push(Action::Drain(key.clone()));
         }
     }
-    [cancels, changes, loads, drains].concat()
+    [cancels, changes, serves, loads, drains].concat()
 }
 
 #[cfg(test)]
@@ -126,6 +144,7 @@ mod tests {
                 Action::CancelDrain(key) => {
                     instances.get_mut(key).unwrap().apply(Event::CancelDrain, now_ms).unwrap();
                 }
+                Action::Serve(key) => instances.get_mut(key).unwrap().apply(Event::Serve, now_ms).unwrap(),
                 Action::SetPlan(plan) => instances.get_mut(&InstanceKey::of(plan)).unwrap().plan = plan.clone(),
                 Action::Drain(key) => instances.get_mut(key).unwrap().apply(Event::Drain, now_ms).unwrap(),
             }
@@ -138,6 +157,7 @@ mod tests {
         let mut instance = Instance::new(plan.clone(), 0);
         instance.apply(Event::Load, 0).unwrap();
         instance.apply(Event::Loaded(1.0), 0).unwrap();
+        instance.apply(Event::Serve, 0).unwrap();
         instances.insert(key, instance);
     }
 
@@ -160,7 +180,8 @@ mod tests {
         carry_out(&mut instances, &actions, 0);
         let mut corrupt = instances.clone();
         instances.get_mut(&InstanceKey::of(&v2)).unwrap().apply(Event::Loaded(5.0), 5).unwrap();
-        assert_eq!(reconcile(&instances, Some(&p), 5, RETRY_MS), [Action::Drain(InstanceKey::of(&v1))]);
+        let takes_over = [Action::Serve(InstanceKey::of(&v2)), Action::Drain(InstanceKey::of(&v1))];
+        assert_eq!(reconcile(&instances, Some(&p), 5, RETRY_MS), takes_over);
         corrupt.get_mut(&InstanceKey::of(&v2)).unwrap().apply(Event::LoadFailed("bad".into()), 5).unwrap();
         assert_eq!(reconcile(&corrupt, Some(&p), 6, RETRY_MS), [], "the old one goes on");
         assert_eq!(reconcile(&corrupt, Some(&p), 5 + RETRY_MS, RETRY_MS), [Action::Load(v2)]);
@@ -174,6 +195,33 @@ mod tests {
         instances.get_mut(&InstanceKey::of(&a)).unwrap().apply(Event::Drain, 1).unwrap();
         let actions = reconcile(&instances, Some(&plan(1, 2, vec![b.clone(), a.clone()])), 2, RETRY_MS);
         assert_eq!(actions, [Action::CancelDrain(InstanceKey::of(&a)), Action::Load(b)]);
+    }
+
+    #[test]
+    fn a_standby_waits_loaded_and_serves_when_it_gets_workers() {
+        let (v1, standby) = (allocation("a", "1", 1), allocation("a", "2", 0));
+        let mut instances = BTreeMap::new();
+        ready(&mut instances, &v1);
+        let with_standby = plan(1, 2, vec![v1.clone(), standby.clone()]);
+        let actions = reconcile(&instances, Some(&with_standby), 0, RETRY_MS);
+        carry_out(&mut instances, &actions, 0);
+        settle(&mut instances, InstanceState::Loading, &Event::Cached, 1);
+        assert_eq!(reconcile(&instances, Some(&with_standby), 1, RETRY_MS), []);
+        settle(&mut instances, InstanceState::Cached, &Event::Loaded(1.0), 2);
+        assert_eq!(reconcile(&instances, Some(&with_standby), 2, RETRY_MS), [], "it waits");
+        // The two change places in one step.
+        let (v1, v2) = (allocation("a", "1", 0), allocation("a", "2", 3));
+        let (old, new) = (InstanceKey::of(&v1), InstanceKey::of(&v2));
+        let swapped = plan(1, 3, vec![v1.clone(), v2.clone()]);
+        let actions = reconcile(&instances, Some(&swapped), 3, RETRY_MS);
+        let changes = [Action::SetPlan(v1), Action::SetPlan(v2), Action::Serve(new), Action::Drain(old.clone())];
+        assert_eq!(actions, changes);
+        carry_out(&mut instances, &actions, 3);
+        assert_eq!(reconcile(&instances, Some(&swapped), 4, RETRY_MS), [], "it drains, and nothing cancels that");
+        settle(&mut instances, InstanceState::Draining, &Event::Rest, 5);
+        assert_eq!(instances[&old].state(), InstanceState::Loaded);
+        let retired = reconcile(&instances, Some(&plan(1, 4, vec![])), 6, RETRY_MS);
+        assert_eq!(retired.len(), 2, "a standby that is not wanted goes, too: {retired:?}");
     }
 
     #[test]
@@ -195,7 +243,7 @@ mod tests {
 
     fn instances() -> impl Strategy<Value = Vec<InstanceAllocation>> {
         proptest::collection::vec(
-            ("[ab]", "[12]", 1u32..4).prop_map(|(service, version, workers)| allocation(&service, &version, workers)),
+            ("[ab]", "[12]", 0u32..4).prop_map(|(service, version, workers)| allocation(&service, &version, workers)),
             0..4,
         )
     }
@@ -224,6 +272,16 @@ mod tests {
         instances.retain(|_, i| i.state() != InstanceState::Stopped);
     }
 
+    /// As the node does: what the plan wants as a standby rests, the rest stops.
+    fn end_drains(instances: &mut BTreeMap<InstanceKey, Instance>, plan: Option<&NodeAllocation>, now: i64) {
+        let wanted = wanted(plan);
+        for (key, instance) in instances.iter_mut().filter(|(_, i)| i.state() == InstanceState::Draining) {
+            let event = if wanted.contains_key(key) { Event::Rest } else { Event::Drained };
+            instance.apply(event, now).unwrap();
+        }
+        instances.retain(|_, i| i.state() != InstanceState::Stopped);
+    }
+
     proptest! {
         #[test]
         fn any_history_keeps_the_invariants_and_ends_at_the_plan(steps in proptest::collection::vec(step(), 1..30)) {
@@ -239,7 +297,7 @@ mod tests {
                         current = Some(NodeAllocation { drain, ..plan(1, sequence, instances) });
                     }
                     Step::Loads { fail } => settle(&mut held, InstanceState::Loading, &loaded(fail), now),
-                    Step::Drains => settle(&mut held, InstanceState::Draining, &Event::Drained, now),
+                    Step::Drains => end_drains(&mut held, current.as_ref(), now),
                     Step::Wait(ms) => now += ms,
                 }
                 let serving = |held: &BTreeMap<InstanceKey, Instance>, service: &str| {
@@ -254,22 +312,25 @@ mod tests {
                 prop_assert_eq!(reconcile(&held, current.as_ref(), now, RETRY_MS), vec![], "nothing new");
                 let want = wanted(current.as_ref());
                 for (service, before) in ["a", "b"].iter().zip(before) {
-                    let wanted_still = want.keys().any(|k| k.service == *service);
+                    let wanted_still = want.iter().any(|(k, plan)| k.service == *service && plan.workers > 0);
                     prop_assert!(!(before && wanted_still) || serving(&held, service), "{} goes on serving", service);
                 }
             }
             for _ in 0..3 {
                 settle(&mut held, InstanceState::Loading, &loaded(false), now);
-                settle(&mut held, InstanceState::Draining, &Event::Drained, now);
+                end_drains(&mut held, current.as_ref(), now);
                 now += RETRY_MS;
                 let actions = reconcile(&held, current.as_ref(), now, RETRY_MS);
                 carry_out(&mut held, &actions, now);
             }
-            settle(&mut held, InstanceState::Draining, &Event::Drained, now);
+            end_drains(&mut held, current.as_ref(), now);
             let want = wanted(current.as_ref());
             let have: BTreeMap<InstanceKey, InstanceAllocation> = held.iter().map(|(k, i)| (k.clone(), i.plan.clone())).collect();
             prop_assert_eq!(have, want);
-            prop_assert!(held.values().all(|i| i.state() == InstanceState::Ready));
+            for instance in held.values() {
+                let standby = instance.plan.workers == 0;
+                prop_assert_eq!(instance.state(), if standby { InstanceState::Loaded } else { InstanceState::Ready });
+            }
         }
     }
 }

@@ -60,6 +60,8 @@ pub struct Run {
     pub infer_ms: f64,
     /// Time that the worker was occupied, writing the results included, milliseconds.
     pub busy_ms: f64,
+    /// Background work: tells how long the model takes, and is no load.
+    pub background: bool,
 }
 
 /// What happened since the last heartbeat.
@@ -187,7 +189,7 @@ impl Stats {
         answers.extend(self.answers.since(from_ms));
         let seconds = self.arrivals.covered_ms(now_ms, LOAD_WINDOW_MS) / 1e3;
         let rows: f64 = self.arrivals.since(from_ms).map(f64::from).sum();
-        let busy_ms: f64 = self.runs.since(from_ms).map(|r| r.busy_ms).sum();
+        let busy_ms: f64 = self.runs.since(from_ms).filter(|r| !r.background).map(|r| r.busy_ms).sum();
         Recent {
             p95_ms: (answers.len() >= ENOUGH_ANSWERS).then(|| quantile(answers, 0.95)),
             requests_per_s: self.arrivals.since(from_ms).count() as f64 / seconds,
@@ -276,12 +278,14 @@ mod tests {
         for i in 0..100 {
             stats.offered(i * 10, 2);
             stats.answered(i * 10, 50.0, true);
-            stats.ran(i * 10, Run { rows: 2, infer_ms: 4.0, busy_ms: 5.0 });
+            stats.ran(i * 10, Run { rows: 2, infer_ms: 4.0, busy_ms: 5.0, background: false });
         }
         let recent = stats.recent(1000);
         assert_eq!(recent.p95_ms, Some(50.0));
         assert_eq!((recent.requests_per_s, recent.rows_per_s), (20.0, 40.0));
         assert_eq!(recent.busy_workers, 0.1);
+        stats.ran(990, Run { rows: 2, infer_ms: 900.0, busy_ms: 900.0, background: true });
+        assert_eq!(stats.recent(1000).busy_workers, 0.1, "background work is no load");
         assert_eq!(
             stats.recent(7000),
             Recent { p95_ms: None, requests_per_s: 0.0, rows_per_s: 0.0, busy_workers: 0.0 }
@@ -304,12 +308,12 @@ mod tests {
         let mut stats = Stats::new(0);
         assert_eq!(stats.service_time(0, planned, 4), planned);
         for i in 0..40 {
-            stats.ran(i, Run { rows: 1, infer_ms: 3.0, busy_ms: 3.0 });
+            stats.ran(i, Run { rows: 1, infer_ms: 3.0, busy_ms: 3.0, background: false });
         }
         let single = stats.service_time(40, planned, 4);
         assert_eq!(single, ServiceTime { per_row_ms: 1.0, batch_p95_ms: 3.0 }, "single rows do not tell a full batch");
         for i in 40..80 {
-            stats.ran(i, Run { rows: 4, infer_ms: 8.0, busy_ms: 8.0 });
+            stats.ran(i, Run { rows: 4, infer_ms: 8.0, busy_ms: 8.0, background: false });
         }
         assert_eq!(stats.service_time(80, planned, 4), ServiceTime { per_row_ms: 2.0, batch_p95_ms: 8.0 });
     }

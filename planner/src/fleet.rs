@@ -353,7 +353,7 @@ impl Tracked {
                 })
                 .collect(),
             None => reported()
-                .filter(|i| matches!(i.state, InstanceState::Loading | InstanceState::Ready))
+                .filter(|i| matches!(i.state, InstanceState::Loading | InstanceState::Cached | InstanceState::Ready))
                 .map(|i| HostedInstance {
                     service: i.service.clone(),
                     workers: i.planned_workers.max(1),

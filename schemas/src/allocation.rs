@@ -201,7 +201,8 @@ pub struct InstanceAllocation {
     pub version: String,
     /// Backend: `tract`, `cuda`.
     pub backend: String,
-    /// Workers the plan counts on; the node may lend it more, never fewer.
+    /// Workers the plan counts on; the node may lend it more, never fewer. 0: a standby, loaded and not serving; workers
+    /// in a later plan make it serve within milliseconds.
     pub workers: u32,
     /// Largest batch that pays.
     pub max_batch: u32,

@@ -13,6 +13,8 @@ pub const PRIORITY: &str = "priority";
 pub const PRIORITIES: [&str; 3] = ["high", "normal", "batch"];
 /// Requests of a partition with an equal value are served one after the other, in the order of the log.
 pub const ORDER_KEY: &str = "order-key";
+/// Row of the input that a request of `barista score` was made from, `<run>/<partition>/<number>`.
+pub const SCORE_ROW: &str = "score-row";
 /// Echoed from request to result.
 pub const CORRELATION_ID: &str = "correlation-id";
 /// W3C trace context.

@@ -98,6 +98,22 @@ pub fn contracts() -> Vec<Contract> {
             written_by: "executor",
             schema: || schemars::schema_for!(prediction::InferResponse),
         },
+        Contract {
+            name: "prediction.batch.v1",
+            topic: Some("prediction.batch.<service>"),
+            key: "any",
+            summary: "inference request of background work: takes idle cores, is no load to scale for, has all the time",
+            written_by: "barista score",
+            schema: || schemars::schema_for!(prediction::InferRequest),
+        },
+        Contract {
+            name: "prediction.scores.v1",
+            topic: Some("prediction.scores.<service>"),
+            key: "same as the request",
+            summary: "inference response to a request of `prediction.batch.<service>`",
+            written_by: "executor",
+            schema: || schemars::schema_for!(prediction::InferResponse),
+        },
         message::<state::ForecasterState>(topics::FORECASTER_STATE, "series", "forecaster", "state of one series"),
         message::<state::AggregateState>(
             topics::AGGREGATE_STATE,

@@ -31,8 +31,12 @@ pub enum NodeState {
 pub enum InstanceState {
     /// Nothing but the order exists.
     Cold,
-    /// The model is being read and compiled.
+    /// The model file is being read.
     Loading,
+    /// The file is in memory, the model is being compiled and run once.
+    Cached,
+    /// Standby: loaded, and without workers until the plan gives it some.
+    Loaded,
     /// Serves.
     Ready,
     /// Finishes what it accepted.
@@ -104,7 +108,7 @@ pub struct InstanceStatus {
     pub workers: u32,
     /// Workers that the plan gave it.
     pub planned_workers: u32,
-    /// Time from order to ready; absent before.
+    /// Time from order to loaded; absent before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_ms: Option<f64>,
     /// Why it failed.

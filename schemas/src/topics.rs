@@ -18,6 +18,10 @@ pub const EXECUTOR_STATUS: &str = "executor.status";
 pub const PREDICTION_REQUESTS: &str = "prediction.requests.";
 /// `prediction.results.<service>`.
 pub const PREDICTION_RESULTS: &str = "prediction.results.";
+/// `prediction.batch.<service>`: requests that take idle cores, see [`Topics::scoring`].
+pub const PREDICTION_BATCH: &str = "prediction.batch.";
+/// `prediction.scores.<service>`: results of those.
+pub const PREDICTION_SCORES: &str = "prediction.scores.";
 /// `prediction.rejected`: original bytes of requests that were not served; headers say why.
 pub const PREDICTION_REJECTED: &str = "prediction.rejected";
 /// `forecaster.state`: one state a series.
@@ -85,6 +89,28 @@ impl Topics {
         format!("{}{PREDICTION_RESULTS}{service}", self.prefix)
     }
 
+    /// `prediction.batch.<service>`.
+    pub fn batch(&self, service: &str) -> String {
+        format!("{}{PREDICTION_BATCH}{service}", self.prefix)
+    }
+
+    /// `prediction.scores.<service>`.
+    pub fn scores(&self, service: &str) -> String {
+        format!("{}{PREDICTION_SCORES}{service}", self.prefix)
+    }
+
+    /// The topics of a service's background work. They are made when the first work is given, not with the others:
+    /// nodes read them from then on.
+    pub fn scoring(service: &str) -> Vec<TopicSpec> {
+        let spec = |family: &str| TopicSpec {
+            name: format!("{family}{service}"),
+            cleanup: Cleanup::Delete,
+            single_partition: false,
+            append_time: false,
+        };
+        vec![spec(PREDICTION_BATCH), spec(PREDICTION_SCORES)]
+    }
+
     /// The name without this prefix; `None` if it does not carry it.
     pub fn strip<'a>(&self, full: &'a str) -> Option<&'a str> {
         full.strip_prefix(&self.prefix)
@@ -130,6 +156,11 @@ impl Topics {
 /// The consumer group of a service's executors: one group a service, so that scaling one rebalances no other.
 pub fn executor_group(prefix: &str, service: &str) -> String {
     format!("{prefix}barista.executor.{service}")
+}
+
+/// The consumer group of the executors that do a service's background work.
+pub fn batch_group(prefix: &str, service: &str) -> String {
+    format!("{prefix}barista.batch.{service}")
 }
 
 /// The consumer group of a role other than the executor, such as `barista.aggregate`.

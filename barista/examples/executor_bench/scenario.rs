@@ -290,9 +290,12 @@ pub(crate) async fn scale(world: &World, options: &Options) -> anyhow::Result<()
             };
             let (load_ms, answered_ms) = tokio::join!(ready, tokio::time::timeout(PATIENCE, answered));
             let (load_ms, answered_ms) = (load_ms?, answered_ms?);
+            let answers = world.ledger.take();
+            let parameters = answers.first().and_then(|a| a.parameters.as_ref());
             print(
                 &serde_json::json!({"model": name(options), "scenario": "scale", "run": run, "what": "first answer",
-                "load_ms": load_ms, "after_ms": answered_ms, "over_ms": answered_ms - load_ms}),
+                "load_ms": load_ms, "after_ms": answered_ms, "over_ms": answered_ms - load_ms,
+                "queue_ms": parameters.map(|p| p.queue_ms), "infer_ms": parameters.map(|p| p.infer_ms)}),
             )?;
             load_ms
         };

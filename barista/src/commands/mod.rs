@@ -9,6 +9,7 @@ pub mod plan;
 pub mod profile;
 pub mod replay;
 pub mod schema;
+pub mod score;
 pub mod simulate;
 pub mod tail;
 pub mod topics;

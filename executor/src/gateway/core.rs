@@ -330,7 +330,8 @@ impl Gateway {
 pub(crate) fn index_state(model: &Model) -> (&'static str, String) {
     match model.state {
         Some(InstanceState::Ready) => ("READY", String::new()),
-        Some(InstanceState::Loading | InstanceState::Cold) => ("LOADING", String::new()),
+        Some(InstanceState::Cold | InstanceState::Loading | InstanceState::Cached) => ("LOADING", String::new()),
+        Some(InstanceState::Loaded) => ("UNAVAILABLE", "a standby: loaded, the plan gives it no workers".to_owned()),
         Some(InstanceState::Draining) => ("UNLOADING", String::new()),
         Some(InstanceState::Failed) => ("UNAVAILABLE", model.error.clone().unwrap_or_default()),
         Some(InstanceState::Stopped) | None => ("UNAVAILABLE", "no node holds it".to_owned()),

@@ -77,11 +77,13 @@ pub(crate) struct LoadWish {
 fn rank(state: InstanceState) -> u8 {
     match state {
         InstanceState::Ready => 0,
-        InstanceState::Loading => 1,
-        InstanceState::Cold => 2,
-        InstanceState::Draining => 3,
-        InstanceState::Failed => 4,
-        InstanceState::Stopped => 5,
+        InstanceState::Loaded => 1,
+        InstanceState::Cached => 2,
+        InstanceState::Loading => 3,
+        InstanceState::Cold => 4,
+        InstanceState::Draining => 5,
+        InstanceState::Failed => 6,
+        InstanceState::Stopped => 7,
     }
 }
 

@@ -18,9 +18,11 @@ use std::time::Duration;
 /// Heartbeats that may be on their way; with more, the next one waits and covers a longer period.
 const MAX_PUBLISHING: usize = 4;
 
-const STATES: [(InstanceState, &str); 6] = [
+const STATES: [(InstanceState, &str); 8] = [
     (InstanceState::Cold, "cold"),
     (InstanceState::Loading, "loading"),
+    (InstanceState::Cached, "cached"),
+    (InstanceState::Loaded, "loaded"),
     (InstanceState::Ready, "ready"),
     (InstanceState::Draining, "draining"),
     (InstanceState::Stopped, "stopped"),
@@ -168,7 +170,7 @@ impl Node {
                 planned_workers: instance.plan.workers,
                 load_ms: instance.load_ms(),
                 error: instance.error().map(str::to_owned),
-                signature: self.pool(key).map(|pool| told(pool.signature(), self.config.max_rows)),
+                signature: self.model(key).map(|model| told(model.signature(), self.config.max_rows)),
             })
             .collect()
     }

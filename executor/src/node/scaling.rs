@@ -1,9 +1,10 @@
 //! How many workers each instance has, and the events that say why.
 
 use super::{Node, planned_time};
+use crate::background;
 use crate::instance::InstanceKey;
-use crate::metrics::ScalingLabel;
-use crate::pool::Look;
+use crate::metrics::{ScalingLabel, ServiceLabel};
+use crate::pool::{Look, Pool};
 use crate::queue::ServiceTime;
 use crate::stats::{LOAD_WINDOW_MS, Recent};
 use crate::vertical::{Sample, call_back};
@@ -40,6 +41,25 @@ impl Node {
                 let load = self.own_load(&key.service, now_ms);
                 self.set_workers(&key, step.to, step.reason, load);
             }
+        }
+        self.lend_idle();
+    }
+
+    /// Lends the permits that no worker has to instances with background work, and takes lent ones back.
+    pub(super) fn lend_idle(&self) {
+        let serving = self.instances.iter().filter(|(_, i)| i.state() == InstanceState::Ready);
+        let pools: Vec<(&InstanceKey, Pool, u32)> = serving
+            .filter_map(|(key, i)| {
+                let pool = self.pool(key)?;
+                let wanted = background::wanted(pool.look(0).background_rows, i.plan.max_batch);
+                Some((key, pool, wanted))
+            })
+            .collect();
+        let wants: Vec<u32> = pools.iter().map(|(_, _, wanted)| *wanted).collect();
+        for ((key, pool, _), lent) in pools.iter().zip(background::lend(self.free_permits(), &wants)) {
+            pool.lend(lent);
+            let label = ServiceLabel { service: key.service.clone() };
+            self.metrics.background_workers.get_or_create(&label).set(i64::from(lent));
         }
     }
 
@@ -104,6 +124,8 @@ impl Node {
         let Some(pool) = self.pool(key) else { return };
         let from = pool.look(0).workers;
         pool.set_workers(workers);
+        // The permits may be lent: their workers go after the inference that they run.
+        self.lend_idle();
         tracing::info!(instance = %key, from, to = workers, reason, "workers");
         let kind = ScalingKind::Vertical;
         self.note(Change { kind, service: &key.service, from, to: workers, reason, load });

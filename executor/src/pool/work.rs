@@ -1,9 +1,9 @@
 //! What a worker thread of a pool does: batches from the queue through the model, each job finished or put back.
 
-use super::{Accepted, Parts, PoolEvent, Shared};
+use super::{Accepted, Duty, Parts, PoolEvent, Shared};
 use crate::backend::{InferError, Row, Worker, panic_message};
 use crate::metrics::ServiceLabel;
-use crate::queue::Entry;
+use crate::queue::{Class, Entry};
 use crate::request::{Fault, respond};
 use crate::stats::Run;
 use schemas::headers::Reason;
@@ -17,7 +17,7 @@ pub(super) fn rows_of(batch: &[Entry<Accepted>]) -> u32 {
 }
 
 /// A worker thread.
-pub(super) fn work(shared: &Shared) {
+pub(super) fn work(shared: &Shared, duty: Duty) {
     let _lease = shared.parts.cores.pin();
     let mut worker: Option<Box<dyn Worker>> = None;
     loop {
@@ -28,22 +28,22 @@ pub(super) fn work(shared: &Shared) {
         let mut ready = match made {
             Ok(worker) => worker,
             Err(error) => {
-                shared.lock().alive -= 1;
+                *shared.lock().alive(duty) -= 1;
                 (shared.parts.events)(PoolEvent::Broke(error.0));
                 return;
             }
         };
-        let Some(batch) = shared.next_batch() else { return };
+        let Some(batch) = shared.next_batch(duty) else { return };
         let rows = rows_of(&batch);
         match run_batch(shared, ready.as_mut(), batch) {
             // After a panic the worker's state is unknown: it gets a new one.
             After::Done { orders, usable } => {
-                shared.batch_done(rows, &orders, Vec::new());
+                shared.batch_done(duty, rows, &orders, Vec::new());
                 worker = usable.then_some(ready);
             }
             After::Broken { orders, left, why } => {
-                shared.batch_done(rows, &orders, left);
-                shared.lock().alive -= 1;
+                shared.batch_done(duty, rows, &orders, left);
+                *shared.lock().alive(duty) -= 1;
                 (shared.parts.events)(PoolEvent::Broke(why));
                 return;
             }
@@ -193,6 +193,7 @@ fn finish_answered(parts: &Parts, jobs: Vec<Accepted>, ran: &Ran, batch_size: us
     let now_ms = parts.clock.now_ms();
     let label = ServiceLabel { service: parts.answerer.service.clone() };
     let rows_in_run = u32::try_from(ran.rows.len()).unwrap_or(u32::MAX);
+    let background = jobs.first().is_some_and(|job| job.class == Class::Batch);
     let mut answers = ran.rows.as_slice();
     for job in jobs {
         let (own, rest) = answers.split_at(job.request.rows.len());
@@ -211,6 +212,7 @@ fn finish_answered(parts: &Parts, jobs: Vec<Accepted>, ran: &Ran, batch_size: us
         let out = respond(&parts.answerer, signature, &job.record, &job.request, own, parameters);
         job.finish(out);
     }
-    let run = Run { rows: rows_in_run, infer_ms: ran.infer_ms, busy_ms: ran.started.elapsed().as_secs_f64() * 1e3 };
+    let busy_ms = ran.started.elapsed().as_secs_f64() * 1e3;
+    let run = Run { rows: rows_in_run, infer_ms: ran.infer_ms, busy_ms, background };
     parts.stats.lock().unwrap_or_else(PoisonError::into_inner).ran(now_ms, run);
 }

@@ -435,7 +435,8 @@ impl Station {
         }
         if context.vertical || context.shedding {
             let took_ms = (end_s - worker.began_s) * 1000.0;
-            stats.ran(end_ms, Run { rows: batch.len() as u32, infer_ms: took_ms, busy_ms: took_ms });
+            let run = Run { rows: batch.len() as u32, infer_ms: took_ms, busy_ms: took_ms, background: false };
+            stats.ran(end_ms, run);
         }
     }
 

@@ -13,3 +13,4 @@ mod ingest_loses_nothing;
 mod leadership;
 mod leaving;
 mod predictions;
+mod score;

@@ -3,7 +3,7 @@
 use runtime::kafka::KafkaBus;
 use runtime::{Bus, OutRecord, Record};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tests::{Brokers, Process, has_command, read_until, send, skip, unique, workspace};
 
@@ -11,25 +11,41 @@ const GOOD: &str = r#"{"id":"ID","inputs":[{"name":"features","shape":[1,16],"da
 "data":[1,-20,-60,0,-30,12,6.5,11.0,0.1,0.2,90,55,0.5,0.5,0.1,0.9]}]}"#;
 
 /// `delay` served by one node, planned by the planner, on given brokers.
-struct Stack {
-    bus: KafkaBus,
-    prefix: String,
-    _process: Process,
-    _folder: tempfile::TempDir,
+pub(crate) struct Stack {
+    pub(crate) bus: KafkaBus,
+    pub(crate) prefix: String,
+    pub(crate) config: PathBuf,
+    settings: Vec<(&'static str, String)>,
+    process: Process,
+    folder: tempfile::TempDir,
 }
 
-async fn serve(brokers: &Brokers) -> Stack {
+impl Stack {
+    /// Kills the process as `kill -9` does and starts it again.
+    pub(crate) fn restart(&mut self) {
+        self.process.kill();
+        self.process = start(&self.config, &self.settings, self.folder.path());
+    }
+}
+
+fn start(config: &Path, settings: &[(&str, String)], folder: &Path) -> Process {
+    let args = ["up", "-c", config.to_str().unwrap(), "--roles", "planner,executor"];
+    let settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    Process::start(&args, &settings, folder)
+}
+
+pub(crate) async fn serve(brokers: &Brokers) -> Stack {
     let folder = tempfile::tempdir().unwrap();
     let prefix = unique("predict-") + ".";
     let config = configuration(folder.path());
-    let settings = [
-        ("kafka.brokers", brokers.kafka.as_str()),
-        ("kafka.topic_prefix", prefix.as_str()),
-        ("mqtt.broker", &format!("mqtt://{}", brokers.mqtt)),
-        ("executor.node", "test-node"),
+    let settings = vec![
+        ("kafka.brokers", brokers.kafka.clone()),
+        ("kafka.topic_prefix", prefix.clone()),
+        ("kafka.session_timeout", "6s".to_owned()),
+        ("mqtt.broker", format!("mqtt://{}", brokers.mqtt)),
+        ("executor.node", "test-node".to_owned()),
     ];
-    let args = ["up", "-c", config.to_str().unwrap(), "--roles", "planner,executor"];
-    let mut process = Process::start(&args, &settings, folder.path());
+    let mut process = start(&config, &settings, folder.path());
     process.ready().await;
     let bus = brokers.bus(&prefix);
     // One good request through, so that the instance is known to serve.
@@ -48,10 +64,10 @@ async fn serve(brokers: &Brokers) -> Stack {
         }
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
-    Stack { bus, prefix, _process: process, _folder: folder }
+    Stack { bus, prefix, config, settings, process, folder }
 }
 
-fn configuration(folder: &Path) -> std::path::PathBuf {
+fn configuration(folder: &Path) -> PathBuf {
     let model = workspace().join("models/delay.onnx");
     let profile = folder.join("delay.profile.json");
     let measured = Command::new(tests::barista())
@@ -70,7 +86,7 @@ fn configuration(folder: &Path) -> std::path::PathBuf {
     file
 }
 
-fn request(bus: &KafkaBus, id: &str) -> OutRecord {
+pub(crate) fn request(bus: &KafkaBus, id: &str) -> OutRecord {
     OutRecord::new(bus.topics().requests("delay")).key("k").value(GOOD.replace("ID", id))
 }
 
