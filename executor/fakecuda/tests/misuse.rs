@@ -145,7 +145,7 @@ fn a_clean_program_is_not_accused() {
 fn use_after_free() {
     let d = fresh();
     let (x, mut host) = (d.device(64), [0u8; 64]);
-    // SAFETY: the driver checks what is planted here; so in all tests below.
+    // SAFETY: `host` has the 64 bytes that are copied; the driver refuses the freed address.
     unsafe {
         assert_eq!(cuMemcpyHtoD_v2(x, host.as_ptr().cast(), 64), OK);
         assert_eq!(cuMemFree_v2(x), OK);
@@ -159,6 +159,7 @@ fn a_kernel_uses_memory_after_its_free() {
     let d = fresh();
     let (x, y, stream) = (d.device(256), d.device(256), d.stream());
     let (_, function) = d.copy_kernel();
+    // SAFETY: takes a number.
     unsafe { assert_eq!(cuMemFree_v2(x), OK) };
     assert_eq!(d.launch(function, x, y, stream), 700);
     assert!(d.fault().starts_with("UseAfterFree in copy"), "{}", d.fault());
@@ -168,6 +169,7 @@ fn a_kernel_uses_memory_after_its_free() {
 fn a_copy_of_freed_pinned_memory() {
     let d = fresh();
     let (x, stream, from) = (d.device(256), d.stream(), d.pinned(&[1.0; 64]));
+    // SAFETY: pinned memory of 64 floats; after its free only the driver is given its address, which it checks.
     unsafe {
         assert_eq!(cuStreamBeginCapture_v2(stream, 1), OK);
         assert_eq!(cuMemcpyHtoDAsync_v2(x, from.cast(), 256, stream), OK);
@@ -184,6 +186,7 @@ fn a_copy_of_freed_pinned_memory() {
 fn double_free() {
     let d = fresh();
     let x = d.device(64);
+    // SAFETY: frees take addresses that the driver looks up; it touches nothing that is not there.
     unsafe { assert_eq!((cuMemFree_v2(x), cuMemFree_v2(x)), (OK, 1)) };
     d.caught(Misuse::DoubleFree);
     let d = {
@@ -191,6 +194,7 @@ fn double_free() {
         fresh()
     };
     let pinned = d.pinned(&[0.0]);
+    // SAFETY: frees take addresses that the driver looks up; it touches nothing that is not there.
     unsafe { assert_eq!((cuMemFreeHost(pinned.cast()), cuMemFreeHost(pinned.cast())), (OK, 1)) };
     d.caught(Misuse::DoubleFree);
 }
@@ -199,6 +203,7 @@ fn double_free() {
 fn a_free_of_the_middle_of_a_buffer() {
     let d = fresh();
     let x = d.device(64);
+    // SAFETY: takes a number.
     unsafe { assert_eq!(cuMemFree_v2(x + 4), 1) };
     d.caught(Misuse::InvalidFree);
 }
@@ -207,8 +212,10 @@ fn a_free_of_the_middle_of_a_buffer() {
 fn a_copy_beyond_an_allocation() {
     type Copy = fn(u64, &mut [u8; 68], *mut c_void) -> c_int;
     let copies: [Copy; 4] = [
+        // SAFETY: the host side has the 68 bytes; the device side is an address that the driver checks.
         |x, host, stream| unsafe { cuMemcpyHtoDAsync_v2(x, host.as_ptr().cast(), 68, stream) },
         |x, host, _| unsafe { cuMemcpyHtoD_v2(x, host.as_ptr().cast(), 68) },
+        // SAFETY: the host side has the 68 bytes; the device side is an address that the driver checks.
         |x, host, stream| unsafe { cuMemcpyDtoHAsync_v2(host.as_mut_ptr().cast(), x, 68, stream) },
         |x, _, stream| unsafe { cuMemsetD8Async(x + 4, 0, 64, stream) },
     ];
@@ -224,6 +231,7 @@ fn a_copy_beyond_an_allocation() {
 fn an_unwritten_result() {
     let d = fresh();
     let (x, mut host) = (d.device(64), [0u8; 64]);
+    // SAFETY: `host` has the 64 bytes that are copied.
     unsafe { cuMemcpyDtoH_v2(host.as_mut_ptr().cast(), x, 64) };
     d.caught(Misuse::UnwrittenRead);
 }
@@ -232,18 +240,21 @@ fn an_unwritten_result() {
 fn handles_of_the_wrong_kind_and_of_what_is_gone() {
     let d = fresh();
     let stream = d.stream();
+    // SAFETY: handles are looked up in the driver, never followed.
     unsafe { assert_eq!(cuGraphLaunch(stream, stream), 400) };
     d.caught(Misuse::UnknownHandle);
     drop(d);
 
     let d = fresh();
     let stream = d.stream();
+    // SAFETY: handles are looked up in the driver, never followed.
     unsafe { assert_eq!((cuStreamDestroy_v2(stream), cuStreamSynchronize(stream)), (OK, 400)) };
     d.caught(Misuse::UseAfterDestroy);
     drop(d);
 
     let d = fresh();
     let (stream, (module, function)) = (d.stream(), d.copy_kernel());
+    // SAFETY: handles are looked up in the driver, never followed.
     unsafe { assert_eq!(cuModuleUnload(module), OK) };
     assert_eq!(d.launch(function, 0, 0, stream), 400);
     d.caught(Misuse::UseAfterDestroy);
@@ -252,19 +263,23 @@ fn handles_of_the_wrong_kind_and_of_what_is_gone() {
 #[test]
 fn what_a_capture_forbids() {
     let calls: [fn(*mut c_void) -> c_int; 5] = [
+        // SAFETY: pointers are to locals that outlive the call; handles are looked up, never followed.
         |stream| unsafe { cuStreamSynchronize(stream) },
         |_| unsafe { cuMemAlloc_v2(&mut 0, 64) },
+        // SAFETY: pointers are to locals that outlive the call; handles are looked up, never followed.
         |stream| unsafe { cuStreamBeginCapture_v2(stream, 1) },
         |stream| unsafe {
             let (mut graph, mut again) = (null_mut(), null_mut());
             assert_eq!(cuStreamEndCapture(stream, &mut graph), OK);
             cuStreamEndCapture(stream, &mut again)
         },
+        // SAFETY: pointers are to locals that outlive the call; handles are looked up, never followed.
         |stream| unsafe { cuMemcpyDtoHAsync_v2([0u8; 4].as_mut_ptr().cast(), 0x00de_0000_0000_0000, 4, stream) },
     ];
     for call in calls {
         let d = fresh();
         let (_, stream) = (d.device(64), d.stream());
+        // SAFETY: pointers are to locals that outlive the call; handles are looked up, never followed.
         unsafe { assert_eq!(cuStreamBeginCapture_v2(stream, 1), OK) };
         assert_ne!(call(stream), OK);
         d.caught(Misuse::CaptureMisuse);
@@ -276,6 +291,7 @@ fn missing_synchronisation_before_a_source_changes() {
     let d = fresh();
     d.lazy();
     let (x, stream, from) = (d.device(256), d.stream(), d.pinned(&[1.0; 64]));
+    // SAFETY: pinned memory of 64 floats, never freed; the copy is made on this thread, inside the last call.
     unsafe {
         assert_eq!(cuMemcpyHtoDAsync_v2(x, from.cast(), 256, stream), OK);
         *from = 2.0;
@@ -290,6 +306,7 @@ fn missing_synchronisation_before_a_result_is_read_or_replaced() {
     d.lazy();
     let (x, stream) = (d.device(256), d.stream());
     let (from, to) = (d.pinned(&[1.0; 64]), d.pinned(&[0.0; 64]));
+    // SAFETY: pinned memory of 64 floats, never freed; the copies are made on this thread, inside the calls.
     unsafe {
         assert_eq!(cuMemcpyHtoDAsync_v2(x, from.cast(), 256, stream), OK);
         assert_eq!(cuMemcpyDtoHAsync_v2(to.cast(), x, 256, stream), OK);
@@ -308,6 +325,7 @@ fn missing_order_between_two_streams() {
     let (x, y, one, two) = (d.device(256), d.device(256), d.stream(), d.stream());
     let from = d.pinned(&[1.0; 64]);
     let (_, function) = d.copy_kernel();
+    // SAFETY: pinned memory of 64 floats, never freed; handles made above.
     unsafe {
         assert_eq!(cuMemcpyHtoDAsync_v2(x, from.cast(), 256, one), OK);
         assert_eq!(d.launch(function, x, y, two), OK);
@@ -320,6 +338,7 @@ fn missing_order_between_two_streams() {
 fn a_leak_at_unload() {
     let d = fresh();
     let (_, _) = (d.device(64), d.stream());
+    // SAFETY: takes a number.
     unsafe { assert_eq!(cuDevicePrimaryCtxRelease_v2(0), OK) };
     d.caught(Misuse::Leak);
     assert_eq!(d.fault(), "Leak: 1 device buffers, 1 streams");
@@ -328,6 +347,7 @@ fn a_leak_at_unload() {
 #[test]
 fn a_thread_without_a_context() {
     let d = fresh();
+    // SAFETY: the pointer is to a local of the call.
     let code = std::thread::scope(|s| s.spawn(|| unsafe { cuMemAlloc_v2(&mut 0, 64) }).join().unwrap());
     assert_eq!(code, 201);
     d.caught(Misuse::NoContext);
@@ -337,6 +357,7 @@ fn a_thread_without_a_context() {
 fn a_launch_without_arguments() {
     let d = fresh();
     let (stream, (_, function)) = (d.stream(), d.copy_kernel());
+    // SAFETY: the driver refuses the null before it reads it.
     let code = unsafe { cuLaunchKernel(function, 1, 1, 1, 64, 1, 1, 0, stream, null_mut(), null_mut()) };
     assert_eq!(code, 1);
     d.caught(Misuse::BadLaunch);
@@ -345,10 +366,12 @@ fn a_launch_without_arguments() {
 #[test]
 fn calls_and_kernels_that_are_not_there() {
     let d = fresh();
-    let (_module, _) = d.copy_kernel();
+    let (module, _) = d.copy_kernel();
     let mut function = null_mut();
-    unsafe { assert_eq!(cuModuleGetFunction(&mut function, _module, c"no_such_kernel".as_ptr()), 500) };
+    // SAFETY: the pointer is to a local, the text ends with a zero.
+    unsafe { assert_eq!(cuModuleGetFunction(&mut function, module, c"no_such_kernel".as_ptr()), 500) };
     let bad = CString::new(PTX.replace("ld.global.f32", "ld.volatile.f32")).unwrap();
+    // SAFETY: the pointer is to a local, the text ends with a zero.
     unsafe { assert_eq!(cuModuleLoadData(&mut function, bad.as_ptr().cast()), 218) };
     assert!(d.fault().contains("opcode ld.volatile.f32"), "{}", d.fault());
     // A function of the API that the stand-in does not have is a symbol that is missing.
